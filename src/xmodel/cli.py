@@ -1,0 +1,477 @@
+"""The command line. It loads nothing heavy before it must: `xmodel --help` answers without torch.
+
+Exit codes: 0 done; 1 a fault of the machine; 2 a mistake of the user's; 75 stopped, the same command goes on;
+130 Ctrl-C. A bug ends in a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from xmodel.errors import Interrupted, UserError, XmodelError
+
+
+class Commands(click.Group):
+    """A group that answers a mistyped command with the nearest right one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if near:
+                error.message += f" Did you mean {near[0]!r}?"
+            raise
+
+
+class WithDefault(Commands):
+    """A group whose first argument may be a run instead of a subcommand: `xmodel export RUN`."""
+
+    default = "run"
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = [self.default, *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="xmodel")
+def cli() -> None:
+    """Make a compact bilingual (Chinese/English) language model from scratch, and know how good it is.
+
+    \b
+    Start here:
+      xmodel run recipes/quickstart.yaml            text to model, scores, export and report in minutes
+      xmodel init --text mytext/ --hours 2          a commented recipe for your own text
+      xmodel generate runs/quickstart "The capital of France is"
+    """
+
+
+def _stop(signum: int, frame: Any) -> NoReturn:
+    raise Interrupted("stopped by a signal; the same command goes on")
+
+
+def main() -> None:
+    """Entry point: run the command and turn what it raises into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        fail("stopped; the same command goes on", 130)
+    except XmodelError as error:
+        fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            where = f" ({error.filename})" if error.filename else ""
+            fail(f"the disk is full{where}; nothing half-written was kept: make room and repeat the command", 1)
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            fail(f"{error.filename}: {error.strerror}", 1)
+        raise
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One clear line (a list of recipe problems: one line each), then the exit code."""
+    print(f"xmodel: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+TARGET = click.argument("target", metavar="RECIPE|RUN")
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SETTING=VALUE]...")
+FOLDER = click.option("--dir", "folder", metavar="DIR", help="Run directory (default: runs/NAME of the recipe).")
+REDO = click.option("--redo", metavar="STAGE", help="Discard this stage and all that build on it, then go on.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+PROCESSES = click.option(
+    "--processes", type=click.IntRange(min=1), help="Training processes on this machine (default: one per GPU, or 1)."
+)
+
+
+def _run(target: str, overrides: tuple[str, ...], folder: str | None, processes: int | None = 1) -> Any:
+    from xmodel.run import open_run
+
+    run = open_run(target, overrides, folder)
+    run.command = shlex.join(["xmodel", *sys.argv[1:]])
+    if processes is None and "RANK" not in os.environ:
+        import torch
+
+        wanted = run.recipe.pretrain.device
+        processes = max(1, torch.cuda.device_count()) if wanted in ("auto", "cuda") else 1
+    run.processes = processes or 1
+    return run
+
+
+def _carry_out(run: Any, wanted: tuple[str, ...], redo: str | None) -> list[dict[str, Any]]:
+    from xmodel.run import carry_out, locked
+    from xmodel.stages import STAGES
+
+    with locked(run):
+        return carry_out(run, STAGES, wanted, redo)
+
+
+@cli.command()
+@TARGET
+@OVERRIDES
+@FOLDER
+@REDO
+@PROCESSES
+@JSON
+def run(
+    target: str, overrides: tuple[str, ...], folder: str | None, redo: str | None, processes: int | None, as_json: bool
+) -> None:
+    """Take a run through all stages: corpus, tokenizer, tokens, pretrain, evaluate, export, report.
+
+    Stages that stand with the same settings and inputs are skipped; what was cut off is resumed.
+
+    \b
+    Examples:
+      xmodel run recipes/quickstart.yaml
+      xmodel run recipes/quickstart.yaml pretrain.peak_lr=1e-3 --dir runs/lr-1e-3
+      xmodel run runs/quickstart                    go on with a run
+      xmodel run mine.yaml --processes 8            eight training processes on this machine
+    """
+    from xmodel.stages import NAMES, final_table, scores
+
+    if "RANK" in os.environ:
+        raise UserError(
+            "xmodel run starts the training processes itself (--processes N); torchrun is for `xmodel pretrain`"
+        )
+    opened = _run(target, overrides, folder, processes)
+    rows = _carry_out(opened, NAMES, redo)
+    if as_json:
+        click.echo(
+            json.dumps({"run": str(opened.folder), "stages": rows, "scores": scores(opened)}, ensure_ascii=False)
+        )
+        return
+    click.echo(final_table(opened))
+    click.echo(f"\nreport: {opened.path('report.html')}\nexport: {opened.path('export', 'hf')}")
+
+
+def _stage_command(name: str, summary: str, examples: str) -> None:
+    """Make the command of one stage."""
+
+    @TARGET
+    @OVERRIDES
+    @FOLDER
+    @REDO
+    @JSON
+    def command(target: str, overrides: tuple[str, ...], folder: str | None, redo: str | None, as_json: bool) -> None:
+        rows = _carry_out(_run(target, overrides, folder), (name,), redo)
+        if as_json:
+            click.echo(json.dumps(rows[0], ensure_ascii=False))
+
+    command.__doc__ = f"{summary}\n\n\b\nExamples:\n{examples}"
+    cli.command(name)(command)
+
+
+_stage_command(
+    "corpus",
+    "Read the sources, clean and deduplicate them, set validation text aside; every drop is counted with its reason.",
+    "  xmodel corpus recipes/quickstart.yaml\n  xmodel corpus mine.yaml corpus.keep_dropped=true",
+)
+_stage_command(
+    "tokenizer",
+    "Train the SentencePiece tokenizer on the corpus and write the equal tokenizer.json.",
+    "  xmodel tokenizer runs/quickstart\n  xmodel tokenizer mine.yaml tokenizer.vocab_size=16k",
+)
+_stage_command(
+    "tokens",
+    "Encode the corpus into token shards, with a manifest of sizes and checksums.",
+    "  xmodel tokens runs/quickstart\n  xmodel tokens mine.yaml tokens.shard_tokens=100M",
+)
+
+
+@cli.command()
+@TARGET
+@OVERRIDES
+@FOLDER
+@REDO
+@PROCESSES
+@click.option("--worker", is_flag=True, hidden=True, help="One rank, started by xmodel, which holds the lock.")
+@JSON
+def pretrain(
+    target: str,
+    overrides: tuple[str, ...],
+    folder: str | None,
+    redo: str | None,
+    processes: int | None,
+    worker: bool,
+    as_json: bool,
+) -> None:
+    """Train the model; goes on from the newest whole checkpoint if there is one.
+
+    SIGTERM and Ctrl-C save a checkpoint and exit with code 75.
+
+    \b
+    Examples:
+      xmodel pretrain runs/quickstart
+      xmodel pretrain recipes/xmodel-lm-1.1b.yaml --processes 7
+      torchrun --nproc-per-node 8 -m xmodel pretrain runs/mine
+    """
+    opened = _run(target, overrides, folder, processes)
+    if worker:
+        from xmodel.stages import pretrain_here
+
+        pretrain_here(opened)
+        return
+    rows = _carry_out(opened, ("pretrain",), redo)
+    if as_json and os.environ.get("RANK", "0") == "0":
+        click.echo(json.dumps(rows[0], ensure_ascii=False))
+
+
+@cli.command()
+@TARGET
+@OVERRIDES
+@FOLDER
+@REDO
+@JSON
+def evaluate(target: str, overrides: tuple[str, ...], folder: str | None, redo: str | None, as_json: bool) -> None:
+    """Score the trained model: bits per byte, multiple choice, translation, each beside its chance level.
+
+    \b
+    Examples:
+      xmodel evaluate runs/quickstart
+      xmodel evaluate runs/quickstart evaluate.shots=[0,1,5] --json
+    """
+    from xmodel.evaluate.suites import results_table
+    from xmodel.stages import scores
+
+    opened = _run(target, overrides, folder)
+    _carry_out(opened, ("evaluate",), redo)
+    rows = scores(opened)
+    click.echo(json.dumps(rows, ensure_ascii=False) if as_json else results_table(rows))
+
+
+@cli.group(cls=WithDefault)
+def export() -> None:
+    """Write the trained model in the formats of other engines.
+
+    \b
+    Examples:
+      xmodel export runs/quickstart                 the run's export stage: runs/quickstart/export/hf
+      xmodel export hf runs/quickstart --out mymodel
+    """
+
+
+@export.command("run", hidden=True)
+@TARGET
+@OVERRIDES
+@FOLDER
+@REDO
+@JSON
+def export_run(target: str, overrides: tuple[str, ...], folder: str | None, redo: str | None, as_json: bool) -> None:
+    """The export stage of a run."""
+    rows = _carry_out(_run(target, overrides, folder), ("export",), redo)
+    if as_json:
+        click.echo(json.dumps(rows[0], ensure_ascii=False))
+
+
+@export.command("hf")
+@click.argument("target", metavar="RUN")
+@click.option("--out", metavar="DIR", required=True, help="Folder to write (must not exist).")
+@click.option("--dtype", type=click.Choice(["bf16", "fp32"]), help="Number format (default: the recipe's).")
+def export_hf(target: str, out: str, dtype: str | None) -> None:
+    """Write the newest checkpoint of a run for Hugging Face transformers, vLLM and others.
+
+    \b
+    Examples:
+      xmodel export hf runs/quickstart --out mymodel
+      xmodel export hf runs/quickstart --out mymodel-fp32 --dtype fp32
+    """
+    from xmodel.stages import export_to
+
+    if Path(out).exists():
+        raise UserError(f"--out {out}: exists already; name a folder that does not")
+    opened = _run(target, (f"export.dtype={dtype}",) if dtype else (), None)
+    export_to(opened, Path(out))
+    click.echo(out)
+
+
+@cli.command()
+@click.argument("target", metavar="RUN")
+@JSON
+def report(target: str, as_json: bool) -> None:
+    """Write report.html for a run, finished or not (also while it trains).
+
+    \b
+    Examples:
+      xmodel report runs/quickstart
+    """
+    from xmodel.files import atomic_write
+    from xmodel.report import build_report
+
+    opened = _run(target, (), None)
+    path = opened.path("report.html")
+    with atomic_write(path, "w") as stream:
+        stream.write(build_report(opened.folder))
+    click.echo(json.dumps({"report": str(path)}) if as_json else str(path))
+
+
+@cli.command()
+@click.argument("target", metavar="RUN")
+@click.argument("prompt")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Stop after so many."
+)
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0: greedy.")
+@click.option(
+    "--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Sample from the k likeliest; 0: all."
+)
+@click.option(
+    "--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same text.")
+def generate(
+    target: str, prompt: str, max_new_tokens: int, temperature: float, top_k: int, top_p: float, seed: int
+) -> None:
+    """Continue PROMPT with the newest checkpoint of a run, streamed as it is made.
+
+    \b
+    Examples:
+      xmodel generate runs/quickstart "The capital of France is"
+      xmodel generate runs/quickstart "中国的首都是" --temperature 0.8 --top-p 0.95 --seed 7
+    """
+    from xmodel.inference.engine import generate_text
+    from xmodel.model.transformer import load_model
+    from xmodel.stages import checkpoint_folder
+    from xmodel.tokenizer.codec import Tokenizer
+
+    opened = _run(target, (), None)
+    model = load_model(checkpoint_folder(opened))
+    tokenizer = Tokenizer.load(opened.path("tokenizer"))
+    click.echo(prompt, nl=False)
+    for piece in generate_text(
+        model,
+        tokenizer,
+        prompt,
+        bos=opened.recipe.tokens.bos,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    ):
+        click.echo(piece, nl=False)
+        sys.stdout.flush()
+    click.echo()
+
+
+@cli.group(cls=Commands)
+def recipe() -> None:
+    """Look at recipes: every setting of a run, in YAML."""
+
+
+@recipe.command("show")
+@TARGET
+@OVERRIDES
+@JSON
+def recipe_show(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Print the resolved recipe: extends, preset and overrides applied, every default written out.
+
+    \b
+    Examples:
+      xmodel recipe show recipes/xmodel-lm-1.1b.yaml
+      xmodel recipe show recipes/quickstart.yaml model.layers=6 --json
+    """
+    from dataclasses import asdict
+
+    from xmodel.recipe import dump_recipe
+
+    opened = _run(target, overrides, None)
+    click.echo(
+        json.dumps(asdict(opened.recipe), ensure_ascii=False) if as_json else dump_recipe(opened.recipe), nl=as_json
+    )
+
+
+@recipe.command("check")
+@TARGET
+@OVERRIDES
+@JSON
+def recipe_check(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check a recipe; all problems are listed at once. Prints what it amounts to: parameters, tokens, epochs.
+
+    \b
+    Examples:
+      xmodel recipe check recipes/xmodel-lm-1.1b.yaml
+      xmodel recipe check mine.yaml pretrain.steps=20k --json
+    """
+    from xmodel.console import table
+    from xmodel.recipe import check_summary
+
+    rows = check_summary(_run(target, overrides, None).recipe)
+    click.echo(json.dumps(dict(rows), ensure_ascii=False) if as_json else table(["setting", "amounts to"], rows))
+
+
+@recipe.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON Schema of recipes, for editors that complete and check YAML.
+
+    \b
+    Examples:
+      xmodel recipe schema > recipe.schema.json
+    """
+    from xmodel.recipe import schema
+
+    click.echo(json.dumps(schema(), ensure_ascii=False, indent=2))
+
+
+@recipe.command("reference")
+def recipe_reference() -> None:
+    """Print the reference of all settings as Markdown (docs/reference/recipe.md).
+
+    \b
+    Examples:
+      xmodel recipe reference > docs/reference/recipe.md
+    """
+    from xmodel.recipe import reference
+
+    click.echo(reference(), nl=False)
+
+
+@cli.command()
+@click.option(
+    "--text", "files", multiple=True, required=True, metavar="PATH", help="File, folder or pattern; repeatable."
+)
+@click.option("--hours", type=float, required=True, help="Time for the training.")
+@click.option("--name", default="mine", show_default=True, help="Name of the run.")
+@click.option("--out", type=click.Path(dir_okay=False), help="Recipe file to write (default: NAME.yaml).")
+@click.option("--force", is_flag=True, help="Overwrite the recipe file.")
+@click.argument("more", nargs=-1, metavar="[PATH]...")
+def init(files: tuple[str, ...], hours: float, name: str, out: str | None, force: bool, more: tuple[str, ...]) -> None:
+    """Write a commented starter recipe for your own text, sized for this machine and the time you give.
+
+    \b
+    Examples:
+      xmodel init --text corpus.jsonl --hours 2
+      xmodel init --text books/ --text news.jsonl.gz --hours 12 --name library
+    """
+    from xmodel.files import atomic_write
+    from xmodel.init import starter_recipe
+
+    path = Path(out or f"{name}.yaml")
+    if path.exists() and not force:
+        raise UserError(f"{path}: exists already; name another with --out, or add --force")
+    text = starter_recipe([*files, *more], hours, name, folder=path.parent)
+    with atomic_write(path, "w") as stream:
+        stream.write(text)
+    click.echo(f"{path} written; read it, then: xmodel run {path}")

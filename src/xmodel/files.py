@@ -1,0 +1,99 @@
+"""Nothing half-written is ever read: temporary name, fsync, rename. Shared by every stage that writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from xmodel.errors import MachineError
+
+PARTIAL = ".partial"  # suffix of everything that is not finished; readers ignore it, writers may delete it
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable (POSIX: the directory itself has to be synced)."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success it replaces `path`, on any error it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + PARTIAL)
+    encoding = None if "b" in mode else "utf-8"
+    try:
+        with open(partial, mode, encoding=encoding) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any error it is removed.
+
+    An existing `path` is set aside under a partial name before the swap, so at no moment does a reader find a mix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in sorted(partial.rglob("*")):
+            if file.is_file():
+                with open(file, "rb") as stream:
+                    os.fsync(stream.fileno())
+        sync_folder(partial)
+        old = path.with_name(path.name + ".old" + PARTIAL)
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically."""
+    with atomic_write(path, "w") as stream:
+        json.dump(value, stream, ensure_ascii=False, indent=2)
+        stream.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that this software wrote.
+
+    Raises:
+        MachineError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MachineError(f"{path}: missing") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise MachineError(f"{path}: damaged ({error})") from None
+
+
+def checksum(path: Path) -> str:
+    """BLAKE2b-128 of a file's bytes, as 32 hex digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,252 @@
+"""Every setting of a run, with its type, default, bounds and meaning. Nothing is configured anywhere else.
+
+A setting is a dataclass field made by `setting(...)`; the loader, `xmodel recipe schema` and docs/reference are all
+derived from it. Integers may be written as people write counts (`2T`, `600k`, `2e12`), floats as `3e-4`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def setting(
+    default: Any, doc: str, *, least: float | None = None, most: float | None = None, identity: bool = True
+) -> Any:
+    """A dataclass field with its documentation and inclusive bounds.
+
+    Args:
+        default: the value when the recipe is silent; a list or dataclass type is made anew for each recipe.
+        doc: one line, in the reader's words, with the unit.
+        least, most: inclusive bounds for numbers.
+        identity: False for settings that change how a run is carried out, not what comes out of it (logging,
+            retention, device, ...): they may be changed on resume and do not enter the stage's fingerprint.
+    """
+    metadata = {"doc": doc, "least": least, "most": most, "identity": identity}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Source:
+    """One source of text."""
+
+    name: str = setting("", "name of the source, unique in the recipe; it names the files")
+    reader: Literal["jsonl", "text", "sandbox", "stdlib"] = setting(
+        "jsonl",
+        "jsonl: JSON lines (.jsonl, .jsonl.gz); text: one document a file; "
+        "sandbox: the embedded bilingual world; stdlib: the running Python's standard library",
+    )
+    paths: list[str] = setting(
+        [],
+        "files, folders or glob patterns, relative to corpus.root; for the sandbox the names of its parts (en, zh, parallel)",
+    )
+    text_field: str = setting("text", "the field of a JSON line that holds the text")
+    language: Literal["en", "zh", "auto"] = setting(
+        "auto", "en, zh, or auto: decided per document by its share of Han characters"
+    )
+    category: str = setting("web", "kind of text (web, book, code, ...), for the corpus table of the report")
+    weight: float = setting(
+        0.0, "share of the training samples that come from this source; all weights sum to 1", least=0, most=1
+    )
+    documents: int | None = setting(None, "read at most this many documents (the sandbox: write this many)", least=1)
+    tokens: int | None = setting(
+        None,
+        "published size in tokens, if known: `xmodel recipe check` derives the epochs from it",
+        least=1,
+        identity=False,
+    )
+
+
+@dataclass
+class Filters:
+    """Heuristic filters; a document that fails one is dropped with that reason and counted."""
+
+    min_characters: int = setting(30, "drop documents shorter than this many characters", least=0)
+    max_characters: int = setting(2_000_000, "drop documents longer than this many characters", least=1)
+    max_symbol_share: float = setting(
+        0.30,
+        "drop when more than this share of non-space characters is neither letter, Han, digit nor common punctuation",
+        least=0,
+        most=1,
+    )
+    max_digit_share: float = setting(
+        0.60, "drop when more than this share of non-space characters are digits", least=0, most=1
+    )
+    max_repeated_line_share: float = setting(
+        0.50,
+        "drop when more than this share of the non-empty lines (three or more) repeat an earlier line",
+        least=0,
+        most=1,
+    )
+    max_replacement_share: float = setting(
+        0.002, "drop when more than this share of characters is U+FFFD or typical of mojibake", least=0, most=1
+    )
+    min_letter_share: float = setting(
+        0.35, "drop when fewer than this share of non-space characters are letters or Han", least=0, most=1
+    )
+    check_language: bool = setting(
+        True, "drop documents whose Han share contradicts the language stated for their source"
+    )
+
+
+@dataclass
+class Corpus:
+    """Text in, clean weighted documents out."""
+
+    root: str = setting("", "folder that relative source paths start from; empty: the recipe's folder", identity=False)
+    sources: list[Source] = setting([], "training sources")
+    validation: list[Source] = setting([], "sources that are only ever used for validation loss (weights are ignored)")
+    holdout: float = setting(
+        0.01,
+        "share of each training source's documents, chosen by hash, that is kept for validation",
+        least=0,
+        most=0.5,
+    )
+    dirt: float = setting(
+        0.0, "share of labelled dirt mixed into sandbox sources, so that the filters can be scored", least=0, most=0.9
+    )
+    filters: Filters = setting(Filters, "heuristic filters")
+    deduplicate: bool = setting(True, "drop exact duplicates (of the folded text), within and across sources")
+    decontaminate: bool = setting(
+        True, "drop documents that contain a held-out question of the run's own question sets"
+    )
+    keep_dropped: bool = setting(False, "keep what was dropped, with its reason, in corpus/dropped/")
+
+
+@dataclass
+class Tokenizer:
+    """A SentencePiece unigram tokenizer, trained on the corpus."""
+
+    vocab_size: int = setting(
+        32_000, "pieces, the three control pieces and 256 byte pieces included", least=300, most=65_536
+    )
+    character_coverage: float = setting(
+        0.9999, "share of characters that get pieces of their own; the rest is spelt in bytes", least=0.9, most=1
+    )
+    max_piece_length: int = setting(16, "longest piece, in characters", least=1, most=64)
+    sample_bytes: int = setting(
+        200_000_000, "train on at most this many bytes of text, drawn from the sources by weight", least=10_000
+    )
+
+
+@dataclass
+class Tokens:
+    """Documents to token shards."""
+
+    bos: bool = setting(
+        True, "begin every document with <s>; it always ends with </s>. Engines add <s> to prompts by default"
+    )
+    shard_tokens: int = setting(500_000_000, "tokens per shard file", least=1_000, identity=False)
+
+
+@dataclass
+class Model:
+    """The Llama shape. A preset fills what is not given."""
+
+    preset: Literal["", "nano", "micro", "tiny", "small", "medium", "large", "xl", "3b", "7b", "13b", "34b", "70b"] = (
+        setting(
+            "",
+            "a published size by name; the numbers given here come before its own. Empty: every number is given here",
+            identity=False,
+        )
+    )
+    layers: int = setting(0, "transformer blocks", least=0)
+    heads: int = setting(0, "query heads", least=0)
+    kv_heads: int = setting(0, "key/value heads (grouped-query attention)", least=0)
+    hidden: int = setting(0, "width of the residual stream", least=0)
+    ffn: int = setting(0, "width of the SwiGLU; 0: 8/3 of hidden, rounded up to a multiple of 256", least=0)
+    context_length: int = setting(4096, "tokens in a training sequence", least=8)
+    position_table: int = setting(
+        0, "largest position promised to engines (max_position_embeddings); 0: context_length", least=0
+    )
+    vocab_size: int = setting(0, "rows of the embedding; 0: the tokenizer's vocab_size", least=0)
+    rope_base: float = setting(10_000.0, "base of the rotary frequencies", least=1)
+    norm_eps: float = setting(1e-5, "epsilon of RMSNorm", least=0)
+    init_std: float = setting(0.02, "standard deviation of the initial weights", least=0)
+    tied_embeddings: bool = setting(False, "share the input and output embedding")
+
+
+@dataclass
+class Pretrain:
+    """The training loop."""
+
+    steps: int = setting(600_000, "optimizer steps", least=1)
+    global_batch: int = setting(840, "sequences in a step, over all devices", least=1)
+    micro_batch: int = setting(
+        4, "sequences in one forward pass on one device; must divide global_batch / devices", least=1, identity=False
+    )
+    peak_lr: float = setting(6e-4, "highest learning rate", least=0)
+    final_lr: float = setting(6e-5, "learning rate at the last step", least=0)
+    warmup_steps: int = setting(2_000, "steps of linear warm-up", least=0)
+    schedule: Literal["cosine", "constant"] = setting("cosine", "shape of the learning rate after the warm-up")
+    beta1: float = setting(0.9, "AdamW's first decay", least=0, most=1)
+    beta2: float = setting(0.95, "AdamW's second decay", least=0, most=1)
+    eps: float = setting(1e-8, "AdamW's epsilon", least=0)
+    weight_decay: float = setting(0.1, "decoupled weight decay of the matrices", least=0)
+    clip: float = setting(1.0, "largest global gradient norm", least=0)
+    precision: Literal["bf16", "fp32"] = setting(
+        "bf16", "arithmetic of the matrix products; weights and optimizer stay in float32"
+    )
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto", "torch.compile; auto: on when the run is long enough to pay for it", identity=False
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda when there is one", identity=False)
+    eval_every: int = setting(2_000, "steps between evaluations; 0: only at the end", least=0, identity=False)
+    eval_tokens: int = setting(2_000_000, "validation tokens per language in an evaluation", least=1, identity=False)
+    save_every: int = setting(1_000, "steps between checkpoints", least=1, identity=False)
+    keep: int = setting(3, "newest checkpoints that are kept", least=1, identity=False)
+    log_every: int = setting(10, "steps between log lines", least=1, identity=False)
+    resume: Literal["auto", "never"] = setting(
+        "auto", "auto: go on from the newest whole checkpoint; never: refuse if there is one", identity=False
+    )
+    tensorboard: bool = setting(True, "write TensorBoard events where tensorboard is installed", identity=False)
+
+
+@dataclass
+class Evaluate:
+    """Scores of the finished model, and of checkpoints during training."""
+
+    suites: list[Literal["perplexity", "sandbox", "translation"]] = setting(
+        ["perplexity", "sandbox", "translation"], "what to score"
+    )
+    shots: list[int] = setting([0, 3], "numbers of solved examples before each multiple-choice question", least=0)
+    limit: int | None = setting(None, "score at most this many items of each set", least=1)
+    limit_during: int = setting(48, "items of each set in the evaluations during training; 0: none", least=0)
+
+
+@dataclass
+class Export:
+    """What the finished model is written as."""
+
+    dtype: Literal["bf16", "fp32"] = setting("bf16", "number format of the exported weights")
+    licence: str = setting("apache-2.0", "licence named in the model card")
+
+
+@dataclass
+class Report:
+    """The page that shows a run."""
+
+    prompts: list[str] = setting(
+        ["The capital of France is", "中国的首都是"], "prompts whose continuations the report shows"
+    )
+    sample_tokens: int = setting(48, "tokens generated for each prompt", least=1)
+
+
+@dataclass
+class Recipe:
+    """A whole run."""
+
+    name: str = setting("run", "name of the run; its directory is runs/NAME")
+    seed: int = setting(0, "the one seed: sandbox, data order and initial weights follow from it", least=0)
+    corpus: Corpus = setting(Corpus, "text in, clean weighted documents out")
+    tokenizer: Tokenizer = setting(Tokenizer, "tokenizer training")
+    tokens: Tokens = setting(Tokens, "token shards")
+    model: Model = setting(Model, "the model's shape")
+    pretrain: Pretrain = setting(Pretrain, "the training loop")
+    evaluate: Evaluate = setting(Evaluate, "scores")
+    export: Export = setting(Export, "export")
+    report: Report = setting(Report, "the run's page")

@@ -1,0 +1,237 @@
+"""The flow: corpus → tokenizer → tokens → pretrain → evaluate → export → report, as one table of stages.
+
+Each function here only joins rooms: it opens what the stage reads, calls the room's public function, and returns the
+figures that a person wants to see at once. Heavy modules are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from xmodel.console import read_json_lines, table
+from xmodel.errors import Interrupted, MachineError
+from xmodel.files import atomic_folder, atomic_write, read_json, write_json
+from xmodel.recipe import Recipe, identity_settings
+from xmodel.run import Run, Stage
+
+
+def _corpus_inputs(recipe: Recipe) -> list[Path]:
+    from xmodel.corpus.sources import input_files
+
+    return input_files(recipe.corpus)
+
+
+def _corpus(run: Run, folder: Path) -> dict[str, Any]:
+    from xmodel.corpus.pipeline import build_corpus
+
+    total = build_corpus(run.recipe.corpus, seed=run.recipe.seed, folder=folder)["total"]
+    return {name: total[name]["documents"] for name in ("read", "validation", "kept")}
+
+
+def _tokenizer(run: Run, folder: Path) -> dict[str, Any]:
+    from xmodel.corpus.mixture import sample_texts
+    from xmodel.tokenizer.train import train
+
+    settings = run.recipe.tokenizer
+    texts = sample_texts(run.path("corpus"), run.recipe.corpus, settings.sample_bytes)
+    figures = train(texts, settings, folder, seed=run.recipe.seed, add_bos=run.recipe.tokens.bos)
+    return {"pieces": settings.vocab_size, "bytes_per_token": round(figures["bytes_per_token"], 2)}
+
+
+def _tokens(run: Run, folder: Path) -> dict[str, Any]:
+    from xmodel.tokenizer.codec import Tokenizer
+    from xmodel.tokens.shards import write_tokens
+
+    manifest = write_tokens(run.path("corpus"), Tokenizer.load(run.path("tokenizer")), run.recipe.tokens, folder)
+    return {part: sum(source["tokens"] for source in manifest[part].values()) for part in ("train", "validation")}
+
+
+def _pretrain(run: Run, folder: Path) -> dict[str, Any]:
+    if run.processes > 1:
+        return _pretrain_in_processes(run)
+    return pretrain_here(run)
+
+
+def pretrain_here(run: Run) -> dict[str, Any]:
+    """Train in this process: alone, or as one rank of torchrun."""
+    from xmodel.evaluate.suites import score_during
+    from xmodel.pretrain.loop import pretrain
+    from xmodel.tokenizer.codec import Tokenizer
+
+    tokenizer = Tokenizer.load(run.path("tokenizer"))
+    bos, limit = run.recipe.tokens.bos, run.recipe.evaluate.limit_during
+
+    def score(model: Any) -> list[dict[str, Any]]:
+        return score_during(model, tokenizer, run.path("corpus", "questions"), limit, bos) if limit else []
+
+    return pretrain(run.recipe, run.path("tokens"), run.folder, score)
+
+
+def _pretrain_in_processes(run: Run) -> dict[str, Any]:
+    """The same command under torchrun, one process per device; this process waits and keeps the lock."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={run.processes}"]
+    child = subprocess.Popen([*launcher, "-m", "xmodel", "pretrain", "--worker", str(run.folder)])
+    try:
+        code = child.wait()
+    except (Interrupted, KeyboardInterrupt):
+        child.terminate()  # torchrun passes it on; the ranks save and leave
+        child.wait()
+        raise
+    if code != 0:
+        raise MachineError(f"a training process failed (torchrun's exit code {code}); its message stands above")
+    return read_json(run.path("checkpoints", "summary.json"))
+
+
+def checkpoint_folder(run: Run) -> Path:
+    """The newest whole checkpoint of the run."""
+    from xmodel.pretrain.checkpoint import newest_checkpoint
+
+    found = newest_checkpoint(run.path("checkpoints"))
+    if found is None:
+        raise MachineError(f"{run.path('checkpoints')}: no whole checkpoint; `xmodel pretrain {run.folder}` makes one")
+    return found
+
+
+def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
+    from xmodel.evaluate.suites import run_suites
+    from xmodel.inference.engine import generate_text
+    from xmodel.model.transformer import load_model
+    from xmodel.tokenizer.codec import Tokenizer
+
+    checkpoint = checkpoint_folder(run)
+    step = int(checkpoint.name.removeprefix("step-"))
+    model = load_model(checkpoint)
+    tokenizer = Tokenizer.load(run.path("tokenizer"))
+    bos = run.recipe.tokens.bos
+    suites = run_suites(model, tokenizer, run.path("corpus"), run.recipe.evaluate, bos)
+    for name, results in suites.items():
+        write_json(folder / f"{name}.json", {"suite": name, "step": step} | results)
+    samples = [
+        {
+            "prompt": prompt,
+            "text": "".join(
+                generate_text(model, tokenizer, prompt, bos=bos, max_new_tokens=run.recipe.report.sample_tokens)
+            ),
+        }
+        for prompt in run.recipe.report.prompts
+    ]
+    write_json(folder / "samples.json", samples)
+    return {"suites": ", ".join(suites)}
+
+
+def _export(run: Run, folder: Path) -> dict[str, Any]:
+    export_to(run, folder / "hf")
+    return {"format": "hf"}
+
+
+def export_to(run: Run, folder: Path) -> None:
+    """Write the run's newest checkpoint for Hugging Face transformers, with a model card of the run's numbers."""
+    from xmodel.export.hf import export_hf
+
+    with atomic_folder(folder) as partial:
+        export_hf(run.folder, checkpoint_folder(run), partial, run.recipe.export)
+
+
+def _report(run: Run, path: Path) -> dict[str, Any]:
+    from xmodel.report import build_report
+
+    page = build_report(run.folder)
+    with atomic_write(path, "w") as stream:
+        stream.write(page)
+    return {"page": str(path)}
+
+
+STAGES = (
+    Stage(
+        name="corpus",
+        output="corpus",
+        needs=(),
+        settings=lambda recipe: [recipe.seed, identity_settings(recipe.corpus)],
+        inputs=_corpus_inputs,
+        carry_out=_corpus,
+    ),
+    Stage(
+        name="tokenizer",
+        output="tokenizer",
+        needs=("corpus",),
+        settings=lambda recipe: [identity_settings(recipe.tokenizer), recipe.tokens.bos],
+        carry_out=_tokenizer,
+    ),
+    Stage(
+        name="tokens",
+        output="tokens",
+        needs=("corpus", "tokenizer"),
+        settings=lambda recipe: identity_settings(recipe.tokens),
+        carry_out=_tokens,
+    ),
+    Stage(
+        name="pretrain",
+        output="checkpoints",
+        needs=("tokens",),
+        settings=lambda recipe: [identity_settings(recipe.model), identity_settings(recipe.pretrain)],
+        carry_out=_pretrain,
+        resumable=True,
+    ),
+    Stage(
+        name="evaluate",
+        output="eval",
+        needs=("pretrain",),
+        settings=lambda recipe: [identity_settings(recipe.evaluate), identity_settings(recipe.report)],
+        carry_out=_evaluate,
+    ),
+    Stage(
+        name="export",
+        output="export",
+        needs=("evaluate",),
+        settings=lambda recipe: identity_settings(recipe.export),
+        carry_out=_export,
+    ),
+    Stage(
+        name="report",
+        output="report.html",
+        needs=("export",),
+        settings=lambda recipe: recipe.name,
+        carry_out=_report,
+    ),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def scores(run: Run) -> list[dict[str, Any]]:
+    """All result rows of the run's finished evaluation."""
+    rows = []
+    for path in sorted(run.path("eval").glob("*.json")):
+        content = read_json(path)
+        if isinstance(content, dict):
+            rows += [{"suite": content["suite"], **row} for row in content["results"]]
+    return rows
+
+
+def final_table(run: Run) -> str:
+    """What a finished run amounts to: held-out loss from first to last, and every mean score beside its chance."""
+    rows: list[list[str]] = []
+    validation = [row for row in read_json_lines(run.path("metrics.jsonl")) if row["kind"] == "validation"]
+    for language in ("en", "zh"):
+        losses = [row for row in validation if row["language"] == language]
+        if losses:
+            first, last = losses[0], losses[-1]
+            for key, label, unit in (
+                ("loss", "held-out loss", "nats/token"),
+                ("bits_per_byte", "held-out bits/byte", "bits"),
+            ):
+                rows.append([f"{label} ({language})", f"{last[key]:.3f}", f"from {first[key]:.3f}", unit])
+    for row in scores(run):
+        if row["metric"] == "acc" and (row["set"].startswith("mean") or row["suite"] == "translation"):
+            shots = f", {row['shots']}-shot"
+            rows.append(
+                [
+                    f"{row['set'].replace('_', ' ')} ({row['suite']}{shots})",
+                    f"{100 * row['value']:.1f} ± {100 * row['stderr']:.1f}",
+                    f"chance {100 * row['chance']:.1f}",
+                    f"% of {row['items']}",
+                ]
+            )
+    return table(["measure", "value", "beside", "unit"], rows)
