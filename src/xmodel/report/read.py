@@ -1,0 +1,136 @@
+"""A run directory as plain data. Whatever is not there is empty; the page says so instead of failing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xmodel.console import read_json_lines
+from xmodel.errors import MachineError, UserError
+from xmodel.files import PARTIAL, read_json
+from xmodel.recipe import presets, settings
+from xmodel.report.numbers import known
+
+SAMPLES = "samples.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of a run. Mappings are empty where a stage has not run."""
+
+    name: str
+    recipe: dict[str, Any]
+    recipe_text: str
+    info: dict[str, Any]  # run.json: when, which code, which machine
+    funnel: dict[str, Any]
+    tokenizer: dict[str, Any]
+    tokens: dict[str, Any]
+    train: list[dict[str, Any]]  # in order of steps
+    validation: dict[str, list[dict[str, Any]]]  # by language
+    scores: dict[tuple[str, int], list[dict[str, Any]]]  # during training, by (set, shots)
+    results: list[dict[str, Any]]  # of the finished model; each row carries its suite and step
+    samples: list[dict[str, Any]]
+    translations: list[dict[str, Any]]  # source, reference, output, set, shots
+    export: list[tuple[str, int]]  # file, bytes
+    stages: dict[str, dict[str, Any]]  # what stages/NAME.json says, by name
+
+    def setting(self, *path: str) -> Any:
+        """The recipe's value at `path`, None where the recipe is silent."""
+        value: Any = self.recipe
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+
+def read(folder: Path) -> Run:
+    """Read what there is of the run in `folder`.
+
+    Raises:
+        UserError: there is no run directory.
+        MachineError: a file is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run directory; `xmodel run RECIPE` makes one")
+    recipe_path = folder / "recipe.yaml"
+    recipe_text = recipe_path.read_text(encoding="utf-8") if recipe_path.exists() else ""
+    try:
+        recipe = yaml.safe_load(recipe_text) or {}
+    except yaml.YAMLError as error:
+        raise MachineError(f"{recipe_path}: damaged ({error})") from None
+    train, validation, scores = read_metrics(folder / "metrics.jsonl")
+    results, translations = [], []
+    for path in sorted((folder / "eval").glob("*.json")):
+        if path.name != SAMPLES:
+            suite = read_json(path)
+            about = {"suite": suite.get("suite", path.stem), "step": suite.get("step")}
+            results += [about | row for row in suite.get("results", [])]
+            translations += suite.get("samples", [])
+    hub = folder / "export" / "hf"
+    exported = sorted(path for path in hub.rglob("*") if path.is_file() and path.suffix != PARTIAL)
+    return Run(
+        name=str(recipe.get("name") or folder.resolve().name),
+        recipe=recipe,
+        recipe_text=recipe_text,
+        info=_json(folder / "run.json", {}),
+        funnel=_json(folder / "corpus" / "funnel.json", {}),
+        tokenizer=_json(folder / "tokenizer" / "tokenizer-stats.json", {}),
+        tokens=_json(folder / "tokens" / "manifest.json", {}),
+        train=train,
+        validation=validation,
+        scores=scores,
+        results=results,
+        samples=[
+            {"language": language_of(sample["prompt"])} | sample for sample in _json(folder / "eval" / SAMPLES, [])
+        ],
+        translations=translations,
+        export=[(path.relative_to(hub).as_posix(), path.stat().st_size) for path in exported],
+        stages={path.stem: read_json(path) for path in (folder / "stages").glob("*.json") if path.stem != "report"},
+    )
+
+
+def read_metrics(path: Path) -> tuple[list[dict], dict[str, list[dict]], dict[tuple[str, int], list[dict]]]:
+    """The curves in metrics.jsonl: training, validation by language, scores by (set, shots).
+
+    A line that is no record of ours is left out: a kill may have cut off the last one.
+    """
+    rows = [row for row in read_json_lines(path) if isinstance(row, dict) and isinstance(row.get("step"), int)]
+    validation: dict[str, list[dict]] = {}
+    scores: dict[tuple[str, int], list[dict]] = {}
+    for row in rows:
+        if row.get("kind") == "validation":
+            validation.setdefault(str(row.get("language")), []).append(row)
+        elif row.get("kind") == "score":
+            scores.setdefault((str(row.get("set")), row.get("shots", 0)), []).append(row)
+    return [row for row in rows if row.get("kind") == "train"], validation, scores
+
+
+def language_of(text: str) -> str:
+    """zh for text with a Han character in it, else en."""
+    return "zh" if re.search("[\u3400-\u9fff]", text) else "en"
+
+
+def parameters(recipe: dict[str, Any]) -> tuple[int, int] | None:
+    """(all parameters, those outside the embeddings) of the shape in a resolved recipe; None if it has gaps."""
+    given = recipe.get("model") or {}
+    model = settings.Model(**{field.name: given[field.name] for field in fields(settings.Model) if field.name in given})
+    if not all((model.layers, model.heads, model.kv_heads, model.hidden, model.ffn, model.vocab_size)):
+        return None
+    total = presets.parameters(model)
+    return total, total - model.vocab_size * model.hidden * (1 if model.tied_embeddings else 2)
+
+
+def planned_tokens(run: Run) -> int:
+    """Tokens that the recipe asks for; 0 where it does not say."""
+    factors = [
+        run.setting(*path)
+        for path in (("pretrain", "steps"), ("pretrain", "global_batch"), ("model", "context_length"))
+    ]
+    return int(factors[0] * factors[1] * factors[2]) if all(map(known, factors)) else 0
+
+
+def _json(path: Path, otherwise: Any) -> Any:
+    return read_json(path) if path.exists() else otherwise

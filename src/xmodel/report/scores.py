@@ -1,0 +1,159 @@
+"""The final scores: a dot for each, its 95 % interval, and where chance lies; then perplexity and other measures."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from xmodel.report import charts, markup
+from xmodel.report.charts import INTERVAL
+from xmodel.report.markup import Html, coloured, element, join, missing, paragraph, table
+from xmodel.report.numbers import DASH, LANGUAGES, count, decimal, known, language, number, percent
+from xmodel.report.read import Run
+
+SIZES = {"bits_per_byte": "bits per byte", "loss": "loss, nats per token", "perplexity": "perplexity"}
+ACCURACIES = ("acc", "acc_norm")
+MEASURES = {"chrf": "chrF"}
+CHRF_NOTE = "chrF: 0 to 100, greedy translations; chance: the score of answering with another item’s reference."
+
+
+def during(run: Run) -> Html:
+    """Scores while training, or nothing when none were taken."""
+    by_set = charts.progress_by_set(run)
+    if not by_set:
+        return Html("")
+    items = sorted({count(record.get("items")) for records in run.scores.values() for record in records}, key=len)
+    n = " to ".join(dict.fromkeys((items[0], items[-1])))
+    note = f"Each point of a set is n = {n} questions. Bands: ±{INTERVAL} standard errors; dashed grey: chance."
+    if any(record["step"] <= 0 for records in run.scores.values() for record in records):
+        note += " Step 0 has no place on a logarithmic axis."
+    figures = element("div", charts.progress(run), class_="figures")
+    multiples = element("div", by_set, class_="multiples")
+    return join([element("h3", "While training"), figures, multiples, paragraph(note, class_="note")])
+
+
+def final(run: Run) -> Html:
+    """Every result in eval/*.json."""
+    if not run.results:
+        return missing("The scores of the finished model", "xmodel evaluate")
+    steps = sorted({row["step"] for row in run.results if known(row.get("step"))})
+    of = f" at step {' and '.join(map(count, steps))}" if steps else ""
+    errors = f"The number after ± is {INTERVAL} standard errors (a 95% interval); n counts the items."
+    if any(row.get("metric") == "acc_norm" for row in run.results):
+        errors += " acc picks the likeliest choice, acc_norm the likeliest per byte."
+    parts = [paragraph(f"Scores of the model{of}. {errors}")]
+    normed = choices(run, "acc_norm")
+    for group, rows in choices(run).items():
+        suite, shots = group
+        parts += [element("h3", f"{suite.capitalize()}, {shots}-shot accuracy"), _dots(rows, normed.get(group, []))]
+    sizes = [row for row in run.results if row.get("metric") in SIZES]
+    if sizes:
+        parts += [element("h3", "Held-out text"), _held_out(sizes)]
+    others = [row for row in run.results if row.get("metric") not in (*ACCURACIES, *SIZES)]
+    if others:
+        columns = ["Set", "Language", "Measure", "#Shots", "#Value", "#Chance", "#n"]
+        rows = []
+        for row in others:
+            figures = [
+                count(row.get("shots")),
+                _interval(row, 2),
+                decimal(row.get("chance"), 2),
+                count(row.get("items")),
+            ]
+            rows.append(
+                [
+                    markup.name(row.get("set")),
+                    _tongue(row),
+                    MEASURES.get(str(row.get("metric")), row.get("metric")),
+                    *figures,
+                ]
+            )
+        parts += [element("h3", "Other measures"), table(columns, rows)]
+        if any(row.get("metric") == "chrf" for row in others):
+            parts.append(paragraph(CHRF_NOTE, class_="note"))
+    return join(parts)
+
+
+def told(run: Run) -> list[Html]:
+    """A sentence for each suite: its accuracies with the fewest shots, as means where the suite has them."""
+    groups, sentences = choices(run), []
+    for suite in dict.fromkeys(suite for suite, _ in groups):
+        shots = min(shots for other, shots in groups if other == suite)
+        rows = [row for row in groups[suite, shots] if is_mean(row)] or groups[suite, shots]
+        scores = []
+        for row in sorted(rows, key=lambda row: str(row.get("language"))):
+            score = f" {percent(row['value'])} (chance {percent(row['chance'], 0)})"
+            scores.append(join([_tongue(row), score], ""))
+        head = f"{suite.capitalize()}, {shots}\u2011shot accuracy: "
+        sentences.append(join([head, join(scores, ", "), "."], ""))
+    return sentences
+
+
+def choices(run: Run, metric: str = "acc") -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Results that are accuracies with a chance level, by suite and number of shots."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in run.results:
+        if row.get("metric") == metric and known(row.get("value")) and known(row.get("chance")):
+            groups.setdefault((str(row["suite"]), row.get("shots") or 0), []).append(row)
+    return groups
+
+
+def is_mean(row: dict[str, Any]) -> bool:
+    """Whether a result is a mean over sets."""
+    return str(row.get("set")).startswith("mean")
+
+
+def _dots(rows: list[dict[str, Any]], normed: list[dict[str, Any]]) -> Html:
+    """A dot plot that is a table: each row with its mark on a scale from 0 to 100 %; means below."""
+    scale = element("span", *(element("span", text) for text in ("0%", "25%", "50%", "75%", "100%")), class_="scale")
+    columns = ["Set", "Language", Html(f"~{scale}"), "#acc", *(["#acc_norm"] if normed else []), "#Chance", "#n"]
+    by_name = {row.get("set"): row for row in normed}
+    means = [row for row in rows if is_mean(row)]
+    drawn = []
+    for row in [row for row in rows if not is_mean(row)] + means:
+        tongue = str(row.get("language"))
+        title = coloured(tongue, "Mean") if row["set"] == f"mean_{tongue}" else markup.name(row.get("set"))
+        figures = [_interval(row, 1, 100)] + ([_interval(by_name.get(row["set"], {}), 1, 100)] if normed else [])
+        drawn.append([title, _tongue(row), _strip(row), *figures, percent(row["chance"]), count(row.get("items"))])
+    return table(columns, drawn, totals=len(means), class_="scores")
+
+
+def _strip(row: dict[str, Any]) -> Html:
+    """One row of the dot plot, 0 to 100 % from edge to edge of its cell."""
+    value, chance, half = 100 * row["value"], 100 * row["chance"], 100 * INTERVAL * number(row.get("stderr"))
+    code = row["language"] if row.get("language") in LANGUAGES else ""
+    marks = [f'<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>' for x in (0, 25, 50, 75, 100)]
+    marks.append(f'<line class="chance" x1="{chance:.2f}%" x2="{chance:.2f}%" y1="3" y2="21"/>')
+    if math.isfinite(half):
+        low, high = max(value - half, 0), min(value + half, 100)
+        marks.append(f'<line class="whisker {code}" x1="{low:.2f}%" x2="{high:.2f}%" y1="12" y2="12"/>')
+    marks.append(f'<circle class="{code}" cx="{value:.2f}%" cy="12" r="4.5"/>')
+    said = f"{percent(row['value'])}, chance {percent(row['chance'])}"
+    return Html(f'<svg class="strip" role="img" aria-label="{said}">{"".join(marks)}</svg>')
+
+
+def _interval(row: dict[str, Any], places: int, scale: float = 1) -> Html:
+    value, half = number(row.get("value")), INTERVAL * number(row.get("stderr"))
+    sign = "%" if scale == 100 else ""
+    after = element("span", f" ±{decimal(scale * half, places)}", class_="quiet") if math.isfinite(half) else ""
+    return join([decimal(scale * value, places) + (sign if math.isfinite(value) else ""), after], "")
+
+
+def _held_out(rows: list[dict[str, Any]]) -> Html:
+    groups: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((str(row.get("set")), str(row.get("language"))), {})[str(row["metric"])] = row
+    metrics = [metric for metric in SIZES if any(metric in group for group in groups.values())]
+    written = []
+    for (title, tongue), group in groups.items():
+        about = next(iter(group.values()))
+        figures = [_interval(group[metric], 3) if metric in group else DASH for metric in metrics]
+        figures += [count(about.get("tokens")), count(about.get("bytes"))]
+        written.append([markup.name(title), coloured(tongue, language(tongue)), *figures])
+    heads = [f"#{SIZES[metric].capitalize()}" for metric in metrics]
+    return table(["Set", "Language", *heads, "#Tokens", "#Bytes"], written)
+
+
+def _tongue(row: dict[str, Any]) -> Html:
+    code = row.get("language")
+    return coloured(code, language(code)) if code else Html(DASH)
