@@ -63,33 +63,42 @@ class Source:
 
 @dataclass
 class Filters:
-    """Heuristic filters; a document that fails one is dropped with that reason and counted."""
+    """Heuristic filters; a document that fails one is dropped with that reason and counted. Shares are of the visible
+    characters (white space left out) unless said otherwise; 0 for a `min_`, or the largest value for a `max_`, is off."""
 
-    min_characters: int = setting(30, "drop documents shorter than this many characters", least=0)
-    max_characters: int = setting(2_000_000, "drop documents longer than this many characters", least=1)
-    max_symbol_share: float = setting(
-        0.30,
-        "drop when more than this share of non-space characters is neither letter, Han, digit nor common punctuation",
-        least=0,
-        most=1,
-    )
-    max_digit_share: float = setting(
-        0.60, "drop when more than this share of non-space characters are digits", least=0, most=1
-    )
-    max_repeated_line_share: float = setting(
-        0.50,
-        "drop when more than this share of the non-empty lines (three or more) repeat an earlier line",
-        least=0,
-        most=1,
-    )
+    min_characters: int = setting(30, "shorter documents are dropped; a Han character counts as two", least=0)
+    max_characters: int = setting(2_000_000, "longer documents are dropped; a Han character counts as two", least=1)
     max_replacement_share: float = setting(
-        0.002, "drop when more than this share of characters is U+FFFD or typical of mojibake", least=0, most=1
+        0.01, "share of U+FFFD, control characters and mojibake from which on a document is dropped", least=0, most=1
     )
-    min_letter_share: float = setting(
-        0.35, "drop when fewer than this share of non-space characters are letters or Han", least=0, most=1
+    max_symbol_share: float = setting(
+        0.30, "most that may be neither letter, Han, digit nor common punctuation", least=0, most=1
     )
-    check_language: bool = setting(
-        True, "drop documents whose Han share contradicts the language stated for their source"
+    max_digit_share: float = setting(0.60, "most that may be digits", least=0, most=1)
+    min_letter_share: float = setting(0.20, "least that must be letters or Han characters", least=0, most=1)
+    max_repeated_line_share: float = setting(
+        0.65, "most that may stand in lines which repeat an earlier line of the document", least=0, most=1
+    )
+    max_list_share: float = setting(
+        0.95, "most of the lines (ten or more) that may be items: a few words and no punctuation", least=0, most=1
+    )
+    max_boilerplate_share: float = setting(
+        0.25,
+        "most of the text that may be phrases of web page furniture (subscribe, privacy policy, 版权所有)",
+        least=0,
+        most=1,
+    )
+    chinese_share: float = setting(
+        0.10, "language auto: Chinese when at least this share of the letters are Han", least=0, most=1
+    )
+    max_han_share: float = setting(
+        0.30, "most of the letters that may be Han in a source whose stated language is en", least=0, most=1
+    )
+    min_han_share: float = setting(
+        0.02, "least of the letters that must be Han in a source whose stated language is zh", least=0, most=1
+    )
+    max_foreign_share: float = setting(
+        0.30, "most of the letters that may be of a script other than Latin and Han", least=0, most=1
     )
 
 
@@ -125,7 +134,7 @@ class Tokenizer:
         32_000, "pieces, the three control pieces and 256 byte pieces included", least=300, most=65_536
     )
     character_coverage: float = setting(
-        0.9999, "share of characters that get pieces of their own; the rest is spelt in bytes", least=0.9, most=1
+        0.9999, "share of characters that get pieces of their own; the rest is spelt in bytes", least=0.98, most=1
     )
     max_piece_length: int = setting(16, "longest piece, in characters", least=1, most=64)
     sample_bytes: int = setting(

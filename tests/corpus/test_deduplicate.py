@@ -1,0 +1,121 @@
+"""Folding, signatures, the set of seen signatures, and the choice of held-out documents."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from xmodel.corpus.batches import raw_batch, with_column
+from xmodel.corpus.deduplicate import Seen, deduplicating, signatures, signing
+from xmodel.corpus.folding import fold, fold_texts, folding
+from xmodel.corpus.holdout import held_out
+
+# Letters of all kinds, without the combining marks whose order a whole string's NFKD may change.
+LETTERS = st.characters(exclude_categories=["Cs", "Mn", "Mc", "Me"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(st.one_of(st.characters(max_codepoint=0x7F), LETTERS), max_size=60), min_size=1, max_size=5))
+@example(["\ufdfa" * 40, "", " \n ", "\u200b\ufeff", "a" * 10 + "\ufdfa" * 10 + "b"])  # ﷺ: 3 bytes fold to 33
+def test_folding_is_nfkd_and_case_folding_with_white_space_folded(texts):
+    def reference(text: str) -> bytes:
+        visible = [c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf")]
+        pieces = (
+            " " if c.isspace() else normal("NFKD", normal("NFKD", c).casefold()) if ord(c) < 0x10000 else c
+            for c in visible
+        )
+        return " ".join("".join(pieces).split(" ")).encode()
+
+    def collapse(folded: bytes) -> bytes:
+        return b" ".join(part for part in folded.split(b" ") if part)
+
+    normal = unicodedata.normalize
+    column = pa.array(["Ｘ front", *texts])[1:]
+    assert fold(column).to_pylist() == [collapse(reference(text)) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Hello,  World!\n", "hello, world!"),
+        ("Ｈｅｌｌｏ，　Ｗｏｒｌｄ！", "hello, world!"),
+        ("你好，世界。", "你好,世界。"),
+        ("café", "cafe\u0301"),
+        ("ﬁne…", "fine..."),
+        ("STRASSE", "straße"),
+        ("zero\u200bwidth", "zerowidth"),
+    ],
+)
+def test_what_a_reader_calls_the_same_folds_to_the_same(one, other):
+    assert fold_texts([one]) == fold_texts([other])
+
+
+def test_what_differs_stays_apart():
+    texts = ["hello world", "helloworld", "你好世界", "妳好世界", "café", "cafe", "3.5", "35"]
+    assert len(set(fold_texts(texts))) == len(texts)
+
+
+def signed(texts: list[str | bytes]) -> pa.RecordBatch:
+    batch = raw_batch([str(number) for number in range(len(texts))], [""] * len(texts))
+    data = [text if isinstance(text, bytes) else text.encode() for text in texts]
+    return signing(with_column(batch, "folded", pa.array(data, pa.binary())))
+
+
+def test_signatures_are_murmur3():
+    """Values of Austin Appleby's MurmurHash3_x64_128 with seed 0, as mmh3 and Guava print them."""
+    batch = signed(["", "foo", "The quick brown fox jumps over the lazy dog"])
+    assert [value.hex() for value in batch["signature"].to_pylist()] == [
+        "0" * 32,
+        "6145f501578671e2877dba2be487af7e",
+        "6c1b07bc7bbc4be347939ac4a93c437a",
+    ]
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=30))
+def test_signatures_agree_exactly_where_texts_do(texts):
+    values = signed(texts)["signature"].to_pylist()
+    assert [values.index(value) for value in values] == [texts.index(text) for text in texts]
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=30), max_size=6))
+def test_seen_is_a_set(batches):
+    seen, reference = Seen(), set()
+    seen.table_S2 = np.zeros((4, 2), np.uint64)  # small, so that it has to grow
+    for batch in batches:
+        hashes = np.array([[number % 3, number] for number, _ in batch], np.uint64).reshape(-1, 2) << np.uint64(1)
+        hashes.flags.writeable = False
+        wanted = np.array([flag for _, flag in batch], np.bool_)
+        expected = []
+        for number, flag in batch:
+            expected.append(flag and number not in reference)
+            reference |= {number} if flag else set()
+        assert seen.add(hashes, wanted).tolist() == expected
+        assert seen.holds(hashes).tolist() == [number in reference for number, _ in batch]
+        assert seen.count == len(reference)
+
+
+def test_the_first_one_is_kept_across_batches_and_the_dropped_do_not_count():
+    def batch(texts, reasons=None):
+        made = folding(raw_batch([str(number) for number in range(len(texts))], texts))
+        return signing(with_column(made, "reason", pa.array(reasons or [None] * len(texts), pa.string())))
+
+    seen = Seen()
+    assert deduplicating(batch(["One", "two"], [None, "symbols"]), seen)["reason"].to_pylist() == [None, "symbols"]
+    assert deduplicating(batch(["Two", "one ", "TWO"]), seen)["reason"].to_pylist() == [None, "duplicate", "duplicate"]
+
+
+def test_hold_out_takes_the_share_whatever_the_order():
+    hashes = signatures(signed([f"document {number}" for number in range(20_000)]))
+    chosen = held_out(hashes, 0.05, seed=3)
+    assert chosen.mean() == pytest.approx(0.05, abs=0.006)
+    assert (held_out(hashes[::-1], 0.05, seed=3)[::-1] == chosen).all()
+    assert (held_out(hashes, 0.1, seed=3) | ~chosen).all()  # a larger share holds the smaller one
+    assert (held_out(hashes, 0.05, seed=4) & chosen).mean() == pytest.approx(0.0025, abs=0.0015)
+    assert not held_out(hashes, 0.0, seed=3).any()
