@@ -25,7 +25,7 @@ corpus:
     - {name: world-zh, reader: sandbox, paths: [zh], language: zh, weight: 0.4, documents: 240}
     - {name: world-parallel, reader: sandbox, paths: [parallel], weight: 0.2, documents: 120}
   holdout: 0.05
-tokenizer: {vocab_size: 1200, sample_bytes: 200k}
+tokenizer: {vocab_size: 1500, sample_bytes: 200k}
 model: {layers: 2, heads: 4, kv_heads: 2, hidden: 32, ffn: 64, context_length: 64}
 pretrain:
   steps: 40

@@ -13,7 +13,16 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0, "0"), (950, "950"), (4_100, "4.1k"), (3_440_640, "3.44M"), (2.064e12, "2.06T"), (0.25, "0.25")]
+    ("number", "text"),
+    [
+        (0, "0"),
+        (950, "950"),
+        (4_100, "4.1k"),
+        (3_440_640, "3.44M"),
+        (2.064e12, "2.06T"),
+        (999_700, "1M"),
+        (0.25, "0.25"),
+    ],
 )
 def test_count(number: float, text: str) -> None:
     assert count(number) == text

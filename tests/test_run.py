@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from xmodel.errors import UserError
-from xmodel.recipe import load_recipe
+from xmodel.recipe.load import load_recipe
 from xmodel.run import Run, Stage, carry_out, fingerprints, locked
 
 RECIPE = """

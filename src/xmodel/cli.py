@@ -352,7 +352,7 @@ def generate(
       xmodel generate runs/quickstart "中国的首都是" --temperature 0.8 --top-p 0.95 --seed 7
     """
     from xmodel.inference.engine import generate_text
-    from xmodel.model.transformer import load_model
+    from xmodel.model.checkpoint_io import load_model
     from xmodel.stages import checkpoint_folder
     from xmodel.tokenizer.codec import Tokenizer
 
@@ -395,7 +395,7 @@ def recipe_show(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from xmodel.recipe import dump_recipe
+    from xmodel.recipe.dump import dump_recipe
 
     opened = _run(target, overrides, None)
     click.echo(
@@ -416,7 +416,7 @@ def recipe_check(target: str, overrides: tuple[str, ...], as_json: bool) -> None
       xmodel recipe check mine.yaml pretrain.steps=20k --json
     """
     from xmodel.console import table
-    from xmodel.recipe import check_summary
+    from xmodel.recipe.summary import check_summary
 
     rows = check_summary(_run(target, overrides, None).recipe)
     click.echo(json.dumps(dict(rows), ensure_ascii=False) if as_json else table(["setting", "amounts to"], rows))
@@ -430,22 +430,40 @@ def recipe_schema() -> None:
     Examples:
       xmodel recipe schema > recipe.schema.json
     """
-    from xmodel.recipe import schema
+    from xmodel.recipe.schema import schema
 
     click.echo(json.dumps(schema(), ensure_ascii=False, indent=2))
 
 
-@recipe.command("reference")
-def recipe_reference() -> None:
-    """Print the reference of all settings as Markdown (docs/reference/recipe.md).
+@cli.command()
+@click.argument("what", type=click.Choice(["cli", "recipe"]))
+def reference(what: str) -> None:
+    """Print the reference of all commands or of all settings, as Markdown.
 
     \b
     Examples:
-      xmodel recipe reference > docs/reference/recipe.md
+      xmodel reference cli > docs/reference/cli.md
+      xmodel reference recipe > docs/reference/recipe.md
     """
-    from xmodel.recipe import reference
+    if what == "recipe":
+        from xmodel.recipe.schema import reference as text
+    else:
+        text = command_reference
+    click.echo(text(), nl=False)
 
-    click.echo(reference(), nl=False)
+
+def command_reference() -> str:
+    """The help of every command, as one Markdown page."""
+    parts = ["# Commands\n\nMade by `xmodel reference cli`; a test keeps it true.\n"]
+
+    def add(command: click.Command, context: click.Context) -> None:
+        parts.append(f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n")
+        for name, child in sorted(command.commands.items()) if isinstance(command, click.Group) else ():
+            if not child.hidden:
+                add(child, click.Context(child, info_name=name, parent=context))
+
+    add(cli, click.Context(cli, info_name="xmodel", max_content_width=100, terminal_width=100))
+    return "\n".join(parts)
 
 
 @cli.command()

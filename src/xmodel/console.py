@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
 def count(number: float) -> str:
     """`950`, `4.1k`, `2.06T`: three significant digits with the suffixes that recipes accept."""
     for suffix, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(number) >= size:
+        if abs(number) >= 0.9995 * size:  # what rounds to 1000 of the smaller unit is 1 of this one
             return f"{number / size:.3g}{suffix}"
     return f"{number:.3g}" if number % 1 else f"{int(number)}"
 
@@ -52,6 +52,7 @@ class Progress:
     def __init__(self, label: str, total: float | None, unit: str, done: float) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done = self.first = done
+        self.printed: float | None = None  # what the last plain line said
         self.note = ""
         self.on_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.quiet = os.environ.get("RANK", "0") != "0"
@@ -84,7 +85,9 @@ class Progress:
         if self.quiet:
             return
         if not self.on_terminal:
-            print(self.line(), file=sys.stderr, flush=True)
+            if self.done != self.printed:
+                print(self.line(), file=sys.stderr, flush=True)
+            self.printed = self.done
             return
         bar = ""
         if self.total:

@@ -28,7 +28,9 @@ from typing import Any
 from xmodel.console import duration, log
 from xmodel.errors import UserError
 from xmodel.files import atomic_folder, atomic_write, read_json, write_json
-from xmodel.recipe import Recipe, dump_recipe, load_recipe, recipe_diff
+from xmodel.recipe.dump import dump_recipe, recipe_diff
+from xmodel.recipe.load import load_recipe
+from xmodel.recipe.settings import Recipe
 
 RUNS = Path("runs")
 
@@ -128,6 +130,9 @@ def carry_out(
     Raises:
         UserError: a needed stage does not stand, or checkpoints were made with other settings.
     """
+    names = [stage.name for stage in stages]
+    if redo is not None and redo not in names:
+        raise UserError(f"--redo {redo}: no such stage; the stages are {', '.join(names)}")
     prints = fingerprints(stages, run.recipe)
     _refuse_other_settings(run, stages, wanted, prints, redo)
     if redo is not None:
@@ -208,8 +213,6 @@ def _refuse_other_settings(
 
 def _discard(run: Run, stages: Sequence[Stage], first: str) -> None:
     names = [stage.name for stage in stages]
-    if first not in names:
-        raise UserError(f"--redo {first}: no such stage; the stages are {', '.join(names)}")
     for stage in stages[names.index(first) :]:
         run.path("stages", f"{stage.name}.json").unlink(missing_ok=True)
         output = run.path(stage.output)
@@ -262,7 +265,7 @@ def locked(run: Run) -> Iterator[None]:
 
 
 def code_revision() -> str:
-    """The git revision of the code, with `+` when it has uncommitted changes; the package version outside a checkout."""
+    """The git revision of the code, `+` when it has uncommitted changes; the version outside a checkout."""
     folder = Path(__file__).parent
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         options: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True, "check": True}

@@ -14,7 +14,8 @@ from typing import Any
 from xmodel.console import read_json_lines, table
 from xmodel.errors import Interrupted, MachineError
 from xmodel.files import atomic_folder, atomic_write, read_json, write_json
-from xmodel.recipe import Recipe, identity_settings
+from xmodel.recipe.dump import identity_settings
+from xmodel.recipe.settings import Recipe
 from xmodel.run import Run, Stage
 
 
@@ -38,7 +39,7 @@ def _tokenizer(run: Run, folder: Path) -> dict[str, Any]:
     settings = run.recipe.tokenizer
     texts = sample_texts(run.path("corpus"), run.recipe.corpus, settings.sample_bytes)
     figures = train(texts, settings, folder, seed=run.recipe.seed, add_bos=run.recipe.tokens.bos)
-    return {"pieces": settings.vocab_size, "bytes_per_token": round(figures["bytes_per_token"], 2)}
+    return {"pieces": settings.vocab_size, "bytes_per_token": figures["sample"]["bytes_per_token"]}
 
 
 def _tokens(run: Run, folder: Path) -> dict[str, Any]:
@@ -96,9 +97,9 @@ def checkpoint_folder(run: Run) -> Path:
 
 
 def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
-    from xmodel.evaluate.suites import run_suites
+    from xmodel.evaluate.suites import run_suites, write_result
     from xmodel.inference.engine import generate_text
-    from xmodel.model.transformer import load_model
+    from xmodel.model.checkpoint_io import load_model
     from xmodel.tokenizer.codec import Tokenizer
 
     checkpoint = checkpoint_folder(run)
@@ -108,7 +109,7 @@ def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
     bos = run.recipe.tokens.bos
     suites = run_suites(model, tokenizer, run.path("corpus"), run.recipe.evaluate, bos)
     for name, results in suites.items():
-        write_json(folder / f"{name}.json", {"suite": name, "step": step} | results)
+        write_result(folder / f"{name}.json", name, step, results)
     samples = [
         {
             "prompt": prompt,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from xmodel.pretrain.optim import make_optimizer
 
 from xmodel.errors import UserError
 from xmodel.model.transformer import Transformer
 from xmodel.pretrain.checkpoint import checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
-from xmodel.pretrain.optim import make_optimizer
 from xmodel.recipe.settings import Model, Pretrain
 
 SHAPE = Model(layers=1, heads=2, kv_heads=1, hidden=16, ffn=32, context_length=16, position_table=16, vocab_size=64)
@@ -41,10 +41,10 @@ def equal(one: Transformer, other: Transformer) -> bool:
 
 def test_going_on_is_bit_identical(tmp_path: Path) -> None:
     model, optimizer = trained(0)
-    save_checkpoint(tmp_path, 2, model, optimizer, {"interval_loss": 0.1 + 0.2, "interval_steps": 2}, keep=3)
+    save_checkpoint(tmp_path, 2, model, optimizer, {"interval": [0.1 + 0.2, 2.0]}, keep=3)
     other, other_optimizer = trained(1, steps=0)
     state = load_checkpoint(tmp_path / "step-000000002", other, other_optimizer)
-    assert state == {"step": 2, "interval_loss": 0.1 + 0.2, "interval_steps": 2}
+    assert state == {"step": 2, "interval": [0.1 + 0.2, 2.0]}
     for step in range(2, 5):
         advance(model, optimizer, step)
         advance(other, other_optimizer, step)

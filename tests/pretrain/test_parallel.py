@@ -13,7 +13,9 @@ def test_the_global_batch_is_kept_on_any_world_size(world: int, micro: int, pass
 
 
 def test_what_does_not_divide_is_refused_with_what_would() -> None:
-    with pytest.raises(UserError, match=r"micro_batch: 4 does not divide the 105 sequences of each of 8 .* 1, 3, 5 would"):
+    with pytest.raises(
+        UserError, match=r"micro_batch: 4 does not divide the 105 sequences of each of 8 .* 1, 3, 5 would"
+    ):
         accumulation(Pretrain(micro_batch=4), 8)
     with pytest.raises(UserError, match=r"global_batch: 840 sequences cannot be shared equally by 9"):
         accumulation(Pretrain(), 9)

@@ -20,11 +20,18 @@ def test_published_schedule() -> None:
 
 
 @given(
-    steps=st.integers(1, 500), warmup=st.integers(0, 500), peak=st.floats(1e-6, 1), schedule=st.sampled_from(["cosine", "constant"])
+    steps=st.integers(1, 500),
+    warmup=st.integers(0, 500),
+    peak=st.floats(1e-6, 1),
+    schedule=st.sampled_from(["cosine", "constant"]),
 )
 def test_shape(steps: int, warmup: int, peak: float, schedule: str) -> None:
     settings = Pretrain(
-        steps=steps, warmup_steps=min(warmup, steps), peak_lr=peak, final_lr=peak / 10, schedule=schedule  # type: ignore[arg-type]
+        steps=steps,
+        warmup_steps=min(warmup, steps),
+        peak_lr=peak,
+        final_lr=peak / 10,
+        schedule=schedule,  # type: ignore[arg-type]
     )
     rates = [learning_rate(step, settings) for step in range(1, steps + 1)]
     rise, fall = rates[: settings.warmup_steps], rates[settings.warmup_steps :]

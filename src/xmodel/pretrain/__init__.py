@@ -1,0 +1,1 @@
+"""Pretraining: `loop` (the step), `optim`, `schedule`, `parallel`, `checkpoint`."""
