@@ -83,6 +83,9 @@ def utilisation(run: Run) -> Html:
             mean = smooth(column(run.train, key))
             curves.append(Curve(column(run.train, "tokens"), mean, colour, _ending(label, mean, percent)))
     note = "Moving mean of FLOPs over the device’s peak. Per token, PaLM counts 6N + 12·L·d·S, causal 6N + 6·L·d·S."
+    if run.starts:
+        last = run.starts[-1]
+        note += f" The peak is {last['peak_flops'] / 1e12:.3g} TFLOP/s a device ({last['peak_source']})."
     return _half(
         "Model FLOPs utilisation (MFU)", "mfu", curves, note, floor=0, y_format=lambda value: percent(value, 0)
     )

@@ -29,6 +29,7 @@ class Run:
     funnel: dict[str, Any]
     tokenizer: dict[str, Any]
     tokens: dict[str, Any]
+    starts: list[dict[str, Any]]  # one for each process that trained: device, precision, peak FLOP/s
     train: list[dict[str, Any]]  # in order of steps
     validation: dict[str, list[dict[str, Any]]]  # by language
     scores: dict[tuple[str, int], list[dict[str, Any]]]  # during training, by (set, shots)
@@ -61,7 +62,7 @@ def read(folder: Path) -> Run:
         recipe = yaml.safe_load(recipe_text) or {}
     except yaml.YAMLError as error:
         raise MachineError(f"{recipe_path}: damaged ({error})") from None
-    train, validation, scores = read_metrics(folder / "metrics.jsonl")
+    starts, train, validation, scores = read_metrics(folder / "metrics.jsonl")
     results, translations = [], []
     for path in sorted((folder / "eval").glob("*.json")):
         if path.name != SAMPLES:
@@ -79,6 +80,7 @@ def read(folder: Path) -> Run:
         funnel=_json(folder / "corpus" / "funnel.json", {}),
         tokenizer=_json(folder / "tokenizer" / "tokenizer-stats.json", {}),
         tokens=_json(folder / "tokens" / "manifest.json", {}),
+        starts=starts,
         train=train,
         validation=validation,
         scores=scores,
@@ -92,8 +94,8 @@ def read(folder: Path) -> Run:
     )
 
 
-def read_metrics(path: Path) -> tuple[list[dict], dict[str, list[dict]], dict[tuple[str, int], list[dict]]]:
-    """The curves in metrics.jsonl: training, validation by language, scores by (set, shots).
+def read_metrics(path: Path) -> tuple[list[dict], list[dict], dict[str, list[dict]], dict[tuple[str, int], list[dict]]]:
+    """The curves in metrics.jsonl: process starts, training, validation by language, scores by (set, shots).
 
     A line that is no record of ours is left out: a kill may have cut off the last one.
     """
@@ -105,7 +107,8 @@ def read_metrics(path: Path) -> tuple[list[dict], dict[str, list[dict]], dict[tu
             validation.setdefault(str(row.get("language")), []).append(row)
         elif row.get("kind") == "score":
             scores.setdefault((str(row.get("set")), row.get("shots", 0)), []).append(row)
-    return [row for row in rows if row.get("kind") == "train"], validation, scores
+    starts, train = ([row for row in rows if row.get("kind") == kind] for kind in ("start", "train"))
+    return starts, train, validation, scores
 
 
 def language_of(text: str) -> str:

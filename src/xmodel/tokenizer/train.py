@@ -1,0 +1,172 @@
+"""Training a SentencePiece unigram vocabulary (Kudo 2018, arXiv 1804.10959) that loses nothing of a text.
+
+White space is kept: runs of spaces may become pieces, newline and tab are pieces. Digits stand alone. There is no
+normalisation and no dummy prefix. Characters outside the coverage are spelt in UTF-8 bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xmodel.errors import UserError
+from xmodel.files import write_json
+from xmodel.recipe.settings import Tokenizer as Settings
+from xmodel.tokenizer.codec import Tokenizer
+from xmodel.tokenizer.convert import SPACE, with_exact_scores, write_hugging_face
+
+LINE_CHARACTERS = 1000  # longer lines are cut; SentencePiece would skip them (its limit counts bytes)
+LINE_BYTES = 4 * LINE_CHARACTERS
+# Never within a piece: newline and tab are pieces of their own, NUL and U+2585 are SentencePiece's own marks
+# (a sentence that holds one would be skipped), and U+2581 is its stand-in for the space.
+BREAKS = re.compile(f"[\n\t\0{SPACE}\u2585]")
+ASCII = "".join(map(chr, range(33, 127)))
+SEEDS_PER_PIECE = 10  # candidates that pruning starts from; SentencePiece's own million costs time and gains nothing
+THREADS = 16  # a constant: partial sums of the expectation step, and so the scores, depend on the number of threads
+SAMPLE_TEXTS = 1000  # drawn from all that is read, to measure the result on
+SAMPLE_CHARACTERS = 4000  # of each
+HAN = re.compile("[\u3400-\u9fff]")
+ZH_SHARE = 0.2  # a sample text with more Han characters than this counts as Chinese
+
+
+def train(texts: Iterable[str], settings: Settings, folder: Path, seed: int, add_bos: bool = True) -> dict[str, Any]:
+    """Train on `texts`, in their order, until `settings.sample_bytes`; write the tokenizer's files into `folder`.
+
+    Deterministic: the same texts, settings and seed give the same bytes, whatever the number of cores. Memory is
+    bounded by the sample: texts are read once and not kept.
+
+    Args:
+        texts: documents; drawn from the mixture by the caller.
+        settings: vocabulary size, coverage, longest piece, sample size.
+        folder: where tokenizer.model, tokenizer.json, tokenizer_config.json and tokenizer-stats.json go.
+        seed: of the sample that is measured, and of SentencePiece's generator.
+        add_bos: whether tokenizer.json puts `<s>` before a text by default.
+
+    Returns:
+        The figures of tokenizer-stats.json: what was read, and how far a sample of it is compressed.
+
+    Raises:
+        UserError: no text, or a vocabulary that is too large or too small for it.
+    """
+    import sentencepiece
+
+    started = time.monotonic()
+    feed = _Feed(texts, settings.sample_bytes, seed)
+    written = io.BytesIO()
+    sentencepiece.set_random_generator_seed(seed)
+    try:
+        sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
+            sentence_iterator=iter(feed),
+            model_writer=written,
+            model_type="unigram",
+            vocab_size=settings.vocab_size,
+            character_coverage=settings.character_coverage,
+            max_sentencepiece_length=settings.max_piece_length,
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            user_defined_symbols=["\n", "\t"],
+            required_chars=SPACE + ASCII,
+            max_sentence_length=LINE_BYTES,
+            seed_sentencepiece_size=SEEDS_PER_PIECE * settings.vocab_size,
+            shrinking_factor=0.6,
+            num_sub_iterations=1,
+            num_threads=THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _explained(error, feed, settings) from error
+    model = with_exact_scores(written.getvalue())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(model)
+    write_hugging_face(model, folder, add_bos)
+
+    trained = time.monotonic()
+    tokenizer = Tokenizer.load(folder)
+    figures = {
+        "vocab_size": tokenizer.vocab_size,
+        "documents": feed.documents,
+        "bytes": feed.bytes,
+        "longest_piece": max(len(piece.decode(errors="replace")) for piece in tokenizer.pieces),
+        **_compression(tokenizer, feed.sample),
+    }
+    for language in ("en", "zh"):
+        if texts_of_language := [text for text in feed.sample if (_han_share(text) > ZH_SHARE) == (language == "zh")]:
+            figures[language] = _compression(tokenizer, texts_of_language)
+    write_json(folder / "tokenizer-stats.json", figures)
+    return figures | {"seconds": round(trained - started, 1)}
+
+
+def _compression(tokenizer: Tokenizer, texts: list[str]) -> dict[str, float]:
+    """How short the tokenizer makes `texts`, and the share of tokens that are bytes of characters without a piece."""
+    ids = np.concatenate(tokenizer.encode_batch(texts))
+    fallback = (ids >= tokenizer.first_byte_id) & (ids < tokenizer.first_byte_id + 256)
+    return {
+        "tokens_per_character": round(len(ids) / sum(map(len, texts)), 4),
+        "bytes_per_token": round(sum(len(text.encode()) for text in texts) / len(ids), 4),
+        "byte_share": round(float(fallback.mean()), 6),
+    }
+
+
+def _han_share(text: str) -> float:
+    return len(HAN.findall(text)) / len(text)
+
+
+class _Feed:
+    """Lines for the trainer, a count of what went in, and a sample of it."""
+
+    def __init__(self, texts: Iterable[str], most_bytes: int, seed: int) -> None:
+        self.texts, self.most_bytes = texts, most_bytes
+        self.documents = self.bytes = 0
+        self.sample: list[str] = []  # beginnings of texts, drawn evenly
+        self._random = random.Random(seed)
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self.texts:
+            if self.bytes >= self.most_bytes:
+                return
+            self.documents += 1
+            self.bytes += len(text.encode())
+            if text:
+                self._draw(text[:SAMPLE_CHARACTERS])
+            for line in BREAKS.split(text):
+                for start in range(0, len(line), LINE_CHARACTERS):
+                    yield line[start : start + LINE_CHARACTERS]
+
+    def _draw(self, text: str) -> None:
+        """Reservoir sampling (Vitter 1985, algorithm R)."""
+        if len(self.sample) < SAMPLE_TEXTS:
+            self.sample.append(text)
+        elif (place := self._random.randrange(self.documents)) < SAMPLE_TEXTS:
+            self.sample[place] = text
+
+
+def _explained(error: RuntimeError, feed: _Feed, settings: Settings) -> Exception:
+    """SentencePiece's complaint in the user's words; its messages carry the numbers."""
+    message = str(error)
+    read = f"the {feed.bytes:,} bytes of text in {feed.documents:,} documents"
+    if "sentences_.empty()" in message:
+        return UserError(
+            "tokenizer: no text to train on; every document is empty or was dropped (see corpus/funnel.json)"
+        )
+    if found := re.search(r"too high.*<= (\d+)", message):
+        return UserError(
+            f"tokenizer.vocab_size: {settings.vocab_size:,} is more than {read} can give; "
+            f"the largest possible is {int(found[1]):,}"
+        )
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return UserError(
+            f"tokenizer.vocab_size: {settings.vocab_size:,} is too small for the characters in {read}; "
+            f"at least {int(found[1]):,}, or a lower tokenizer.character_coverage than {settings.character_coverage}"
+        )
+    return error

@@ -1,0 +1,1 @@
+"""Documents as token shards, and the order in which training reads them."""

@@ -1,0 +1,270 @@
+"""Token shards: flat uint16 files with document ends, a manifest with sizes and checksums, and windows read from them.
+
+Every document is `[<s>] text </s>`. A shard is a pair of little-endian files: `<name>-00000.bin`, uint16 token ids, and
+`<name>-00000.ends`, int64 offsets in this shard at which its documents end. A document is never split between shards;
+readers see the shards of a source as one long array.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from xmodel.console import Progress, progress
+from xmodel.errors import MachineError, UserError
+from xmodel.files import checksum, read_json, write_json
+from xmodel.recipe.settings import Tokens as Settings
+from xmodel.tokenizer.codec import Tokenizer
+
+TOKEN = np.dtype("<u2")
+END = np.dtype("<i8")
+BATCH_DOCUMENTS = 128
+ENCODER_THREADS = 2
+PIECE_BYTES = "piece-bytes.bin"
+
+
+def write_tokens(corpus_folder: Path, tokenizer: Tokenizer, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Encode corpus/train/*.parquet and corpus/validation/*.parquet into shards under `folder`.
+
+    Args:
+        corpus_folder: as the corpus stage leaves it.
+        tokenizer: at most 65,536 pieces.
+        settings: whether documents begin with `<s>`; the size of a shard.
+        folder: a fresh folder; the manifest is written last.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: a training source without a document, or a vocabulary that 16 bits cannot hold.
+    """
+    if tokenizer.vocab_size > 65_536:
+        raise UserError(
+            f"tokenizer.vocab_size: {tokenizer.vocab_size:,} does not fit token ids of 16 bits; at most 65,536"
+        )
+    files = {split: sorted((corpus_folder / split).glob("*.parquet")) for split in ("train", "validation")}
+    if not files["train"]:
+        raise MachineError(f"{corpus_folder / 'train'}: no parquet file; the corpus stage has not finished")
+    manifest: dict[str, Any] = {"bos": settings.bos, "vocab_size": tokenizer.vocab_size, "dtype": "uint16"}
+    total = sum(path.stat().st_size for paths in files.values() for path in paths)
+    with progress("tokens", total / 1e6, "MB of parquet") as shown:
+        for split, paths in files.items():
+            (folder / split).mkdir(parents=True, exist_ok=True)
+            manifest[split] = {}
+            for path in paths:
+                entry = _write_source(path, tokenizer, settings, folder / split, shown)
+                if not entry["documents"] and split == "train":
+                    raise UserError(
+                        f"source {path.stem!r}: no document is left to train on; corpus/funnel.json says why they were "
+                        "dropped: loosen corpus.filters, or remove the source and give its weight to others"
+                    )
+                manifest[split][path.stem] = entry
+    tokenizer.piece_bytes.astype(TOKEN).tofile(folder / PIECE_BYTES)
+    manifest["piece_bytes"] = {"file": PIECE_BYTES, "checksum": checksum(folder / PIECE_BYTES)}
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _write_source(
+    path: Path, tokenizer: Tokenizer, settings: Settings, folder: Path, shown: Progress
+) -> dict[str, Any]:
+    """Encode one parquet file into shards; the source's entry of the manifest."""
+    import pyarrow.parquet
+
+    before, after = np.array([tokenizer.bos_id] * settings.bos, TOKEN), np.array([tokenizer.eos_id], TOKEN)
+    writer = _ShardWriter(folder, path.stem, settings.shard_tokens)
+    with pyarrow.parquet.ParquetFile(path) as source:
+        stored, rows = path.stat().st_size / 1e6, source.metadata.num_rows
+        for batch in source.iter_batches(batch_size=BATCH_DOCUMENTS, columns=["text"]):
+            texts = batch.column(0).to_pylist()
+            for text, ids in zip(texts, tokenizer.encode_batch(texts, ENCODER_THREADS), strict=True):
+                writer.add(np.concatenate([before, ids, after], dtype=TOKEN), len(text.encode()))
+            shown.advance(stored * len(texts) / rows, note=path.stem)
+    writer.finish_shard()
+    totals = {key: sum(shard[key] for shard in writer.shards) for key in ("tokens", "documents", "bytes")}
+    return {"shards": writer.shards, **totals}
+
+
+class _ShardWriter:
+    """Appends documents to the shards of one source, and begins a new shard when one is full."""
+
+    def __init__(self, folder: Path, source: str, most_tokens: int) -> None:
+        self.shards: list[dict[str, Any]] = []  # entries of the manifest
+        self._folder, self._source, self._most = folder, source, most_tokens
+        self._stream: IO[bytes] | None = None
+        self._ends: list[int] = []
+        self._bytes = 0
+
+    def add(self, document: np.ndarray, size: int) -> None:
+        """Append a document (uint16 ids) whose text has `size` bytes."""
+        held = self._ends[-1] if self._ends else 0
+        if held and held + len(document) > self._most:
+            self.finish_shard()
+            held = 0
+        if self._stream is None:
+            self._stream = open(self._path(".bin"), "wb")  # noqa: SIM115 - open over many calls
+        self._stream.write(document.data)
+        self._ends.append(held + len(document))
+        self._bytes += size
+
+    def finish_shard(self) -> None:
+        """Close the shard, if one is open."""
+        if self._stream is None:
+            return
+        self._stream.close()
+        np.array(self._ends, END).tofile(self._path(".ends"))
+        self.shards.append(
+            {
+                "file": f"{self._folder.name}/{self._path('.bin').name}",
+                "tokens": self._ends[-1],
+                "documents": len(self._ends),
+                "bytes": self._bytes,
+                "checksum": checksum(self._path(".bin")),
+                "ends_checksum": checksum(self._path(".ends")),
+            }
+        )
+        self._stream, self._ends, self._bytes = None, [], 0
+
+    def _path(self, suffix: str) -> Path:
+        return self._folder / f"{self._source}-{len(self.shards):05d}{suffix}"
+
+
+def verify(folder: Path) -> None:
+    """Read every file that the manifest lists and compare its checksum.
+
+    Raises:
+        MachineError: names the file that is missing or damaged.
+    """
+    manifest = read_json(folder / "manifest.json")
+    expected = {manifest["piece_bytes"]["file"]: manifest["piece_bytes"]["checksum"]}
+    for split in ("train", "validation"):
+        for entry in manifest[split].values():
+            for shard in entry["shards"]:
+                expected[shard["file"]] = shard["checksum"]
+                expected[str(Path(shard["file"]).with_suffix(".ends"))] = shard["ends_checksum"]
+    for name, wanted in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise MachineError(f"{path}: missing; run the tokens stage again")
+        if checksum(path) != wanted:
+            raise MachineError(f"{path}: damaged (its checksum is not the manifest's); run the tokens stage again")
+
+
+class TokenSource:
+    """The tokens of one source as one array, memory-mapped over its shards."""
+
+    def __init__(self, name: str, shards: Sequence[np.ndarray]) -> None:
+        self.name = name
+        self._shards = list(shards)
+        self._starts = list(accumulate((len(shard) for shard in shards), initial=0))
+        self.tokens = self._starts[-1]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """uint16 [stop - start]: the tokens from `start` to before `stop`, across shard boundaries."""
+        if not 0 <= start <= stop <= self.tokens:
+            raise IndexError(f"{self.name}: tokens {start} to {stop} of {self.tokens}")
+        shard = bisect.bisect_right(self._starts, start, hi=len(self._shards)) - 1
+        offset = start - self._starts[shard]
+        if stop <= self._starts[shard + 1]:
+            return self._shards[shard][offset : offset + stop - start]
+        parts = [self._shards[shard][offset:]]
+        while self._starts[shard + 1] < stop:
+            shard += 1
+            parts.append(self._shards[shard][: stop - self._starts[shard]])
+        return np.concatenate(parts)
+
+    def n_windows(self, sequence_length: int) -> int:
+        """How many windows of `sequence_length` inputs, each with its next token as target, follow one another.
+
+        Raises:
+            UserError: the source is shorter than one window.
+        """
+        windows = (self.tokens - 1) // sequence_length
+        if windows < 1:
+            raise UserError(
+                f"source {self.name!r} has {self.tokens:,} tokens, fewer than one sequence of model.context_length = "
+                f"{sequence_length:,} and its next token; give it more text or set model.context_length to at most "
+                f"{max(self.tokens - 1, 0):,}"
+            )
+        return windows
+
+    def window(self, i: int, sequence_length: int) -> np.ndarray:
+        """uint16 [sequence_length + 1]: window `i`; inputs are `[:-1]`, targets `[1:]`. Windows share no target."""
+        return self.read(i * sequence_length, (i + 1) * sequence_length + 1)
+
+
+def open_sources(folder: Path, split: str = "train") -> dict[str, TokenSource]:
+    """Map the shards of a split ("train": by source; "validation": by language); sizes are checked, contents are not.
+
+    Raises:
+        MachineError: the manifest or a shard is missing, or a shard has another size than the manifest says.
+    """
+    manifest = read_json(folder / "manifest.json")
+    return {
+        name: TokenSource(name, [_map(folder, shard) for shard in entry["shards"]])
+        for name, entry in manifest[split].items()
+    }
+
+
+def _map(folder: Path, shard: Mapping[str, Any]) -> np.ndarray:
+    path = folder / shard["file"]
+    if not path.is_file():
+        raise MachineError(f"{path}: missing; run the tokens stage again")
+    size, expected = path.stat().st_size, shard["tokens"] * TOKEN.itemsize
+    if size != expected:
+        raise MachineError(f"{path}: damaged, {size:,} bytes instead of {expected:,}; run the tokens stage again")
+    return np.memmap(path, TOKEN, mode="r").view(np.ndarray)
+
+
+def read_batch(
+    sources: Mapping[str, TokenSource], samples: Sequence[tuple[str, int, int]], sequence_length: int
+) -> np.ndarray:
+    """int64 [len(samples), sequence_length + 1]: the window of each (source, epoch, window) of order.py."""
+    batch = np.empty((len(samples), sequence_length + 1), np.int64)
+    for row, (source, _, window) in zip(batch, samples, strict=True):
+        row[:] = sources[source].window(window, sequence_length)
+    return batch
+
+
+def validation_batches(
+    folder: Path, language: str, sequence_length: int, max_tokens: int, batch: int = 8
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Windows of the held-out text of a language, and the UTF-8 bytes that their targets stand for.
+
+    The windows do not overlap, are the same at every call, and are spread evenly over the whole held-out text when
+    `max_tokens` allows only some of them. The bytes are exact for any choice of windows: the tokenizer is lossless, so
+    each id stands for a fixed number of bytes of text (control tokens for none), and these add up to the text's size.
+    Bits per byte is the summed loss in nats over all targets / ln 2 / the summed bytes.
+
+    Args:
+        folder: the tokens folder.
+        language: "en" or "zh".
+        sequence_length: inputs in a window; a text shorter than one window gives one shorter window.
+        max_tokens: about how many targets to give at most, at least one window.
+        batch: windows yielded at a time.
+
+    Yields:
+        (int64 [at most batch, sequence_length + 1], bytes of the targets `[:, 1:]`)
+
+    Raises:
+        UserError: no held-out text in this language.
+        MachineError: a file is missing or damaged.
+    """
+    source = open_sources(folder, "validation").get(language)
+    if source is None or source.tokens < 2:
+        raise UserError(
+            f"no held-out text in language {language!r}: raise corpus.holdout or add a corpus.validation source"
+        )
+    length = min(sequence_length, source.tokens - 1)
+    windows = (source.tokens - 1) // length
+    chosen = min(windows, max(1, max_tokens // length))
+    sizes = np.fromfile(folder / PIECE_BYTES, TOKEN)
+    for first in range(0, chosen, batch):
+        rows = [(language, 0, i * windows // chosen) for i in range(first, min(first + batch, chosen))]
+        tokens = read_batch({language: source}, rows, length)
+        yield tokens, int(sizes[tokens[:, 1:]].sum(dtype=np.int64))
