@@ -25,7 +25,8 @@ MAY_IMPORT = {  # room -> rooms that it may know, besides itself
     "evaluate": BASE | {"model", "tokenizer", "inference"},
     "export": BASE | {"model", "tokenizer"},
     "report": BASE,
-    "init": BASE | {"corpus", "model"},
+    "survey": BASE | {"corpus"},
+    "init": BASE | {"survey", "model"},
 }
 SEES_ALL = {"run", "stages", "cli", "__main__", "__init__"}
 

@@ -306,9 +306,9 @@ def _holdout(chosen: Plan, documents: float, chinese: float) -> list[str]:
     part = "zh" if chinese > 0.5 else "en"
     few = "1 document is" if documents < 2 else f"{documents:,.0f} documents are"
     why = (
-        f"{few} too few to keep a share aside, so the validation text is the sandbox's: its loss shows little about your "
-        "text. Cut the text into more documents (a chapter or article each, one JSON line each) and set holdout: 0.05 "
-        f"instead; from {LEAST_DOCUMENTS} documents on `xmodel init` does so."
+        f"{few} too few to keep a share aside, so the validation text is the sandbox's: its loss shows little about "
+        "your text. Cut the text into more documents (a chapter or article each, one JSON line each) and set holdout: "
+        f"0.05 instead; from {LEAST_DOCUMENTS} documents on `xmodel init` does so."
     )
     validation = f"{{name: sandbox-validation, reader: sandbox, paths: [{part}], language: {part}, documents: 200}}"
     return [*_comment(why, 2), "  holdout: 0", "  validation:", f"    - {validation}"]
@@ -316,7 +316,7 @@ def _holdout(chosen: Plan, documents: float, chinese: float) -> list[str]:
 
 def _tokenizer(chosen: Plan, total: float) -> list[str]:
     size = chosen.model.vocab_size
-    why = f"{_bytes(total)} of text has examples enough for about so many pieces; about {BYTES_PER_TOKEN[size]:g} bytes a token."
+    why = f"{_bytes(total)} of text has examples enough for so many pieces; about {BYTES_PER_TOKEN[size]:g} bytes each."
     lines = [
         "",
         "tokenizer:",
@@ -331,13 +331,14 @@ def _tokenizer(chosen: Plan, total: float) -> list[str]:
 def _model(chosen: Plan, hours: float, machine: Machine) -> list[str]:
     model = chosen.model
     counts, (flops, _) = parameters(model), flops_per_token(model, model.context_length)
+    wanted, affordable = short(TOKENS_PER_PARAMETER * counts["matmul"]), short(chosen.compute / flops)
     suffice = ", or the smallest of all if none does" if model.hidden == SHAPES[0].hidden else ""
     why = (
-        f"{counts['total']:,} parameters, {counts['matmul']:,} of them in matrix products; {TOKENS_PER_PARAMETER} tokens for "
-        f"each of these (Hoffmann et al. 2022, arXiv 2203.15556) are {short(TOKENS_PER_PARAMETER * counts['matmul'])}. "
+        f"{counts['total']:,} parameters, {counts['matmul']:,} of them in matrix products; {TOKENS_PER_PARAMETER} "
+        f"tokens for each of these (Hoffmann et al. 2022, arXiv 2203.15556) are {wanted}. "
         f"The time gives {hours:g} h x {TRAINING_SHARE:.0%} x {machine.count} x {machine.peak:.2g} FLOP/s x "
-        f"{UTILISATION[machine.device]:.0%} of that peak (assumed) = {chosen.compute:.2g} FLOP, and at {flops:.2g} FLOP a token "
-        f"that is {short(chosen.compute / flops)} tokens. {EPOCHS} passes over the text are "
+        f"{UTILISATION[machine.device]:.0%} of that peak (assumed) = {chosen.compute:.2g} FLOP, and at {flops:.2g} "
+        f"FLOP a token that is {affordable} tokens. {EPOCHS} passes over the text are "
         f"{short(EPOCHS * chosen.text_tokens)}. The shape is the largest for which both suffice{suffice}."
     )
     shape = [f"  {key}: {getattr(model, key)}" for key in Preset._fields]
@@ -358,14 +359,16 @@ def _pretrain(chosen: Plan, hours: float, machine: Machine) -> list[str]:
     tokens = steps * step_tokens
     passes = f"{tokens / chosen.text_tokens:.1f} passes over {short(chosen.text_tokens)} tokens of text"
     why = (
-        f"{steps:,} steps x {step_tokens:,} tokens = {short(tokens)} tokens: {passes}, {tokens / counts['matmul']:.0f} tokens a "
-        f"parameter. Up to {EPOCHS} passes are nearly as good as fresh text, more than {MOST_EPOCHS} gain hardly anything "
-        "(Muennighoff et al. 2023, arXiv 2305.16264)."
+        f"{steps:,} steps x {step_tokens:,} tokens = {short(tokens)} tokens: {passes}, {tokens / counts['matmul']:.2g} "
+        f"tokens a parameter. Up to {EPOCHS} passes are nearly as good as fresh text, more than {MOST_EPOCHS} gain "
+        "hardly anything (Muennighoff et al. 2023, arXiv 2305.16264)."
     )
     if chosen.hours < 0.8 * TRAINING_SHARE * hours:
         limit = f"The text is the limit, not the time: about {_time(chosen.hours)} of the {_time(hours)} will do."
     else:
         limit = f"Expected: about {_time(chosen.hours)} of the {_time(hours)}; evaluations and start-up take the rest."
+        if tokens < 5 * counts["matmul"]:
+            limit += " That is hardly any training: give it more hours."
     return [
         "",
         *_comment(why),
@@ -380,16 +383,16 @@ def _pretrain(chosen: Plan, hours: float, machine: Machine) -> list[str]:
         f"  final_lr: {_float(rate / 10)}",
         f"  warmup_steps: {min(2000, max(1, steps // 20))}",
         f"  precision: {machine.precision}",
-        f"  eval_every: {max(1, steps // 20)}",
+        f"  eval_every: {max(25, steps // 20)}",
         f"  eval_tokens: {max(10_000, int(min(1e6, tokens / 100)))}",
-        f"  save_every: {max(1, steps // 10)}",
+        f"  save_every: {max(50, steps // 10)}",
     ]
 
 
 def _rest(sources: list[Surveyed]) -> list[str]:
     why = (
-        "Loss and bits per byte on held-out text. The sandbox's question sets ask about a world that your text does not "
-        "teach; add `sandbox` and `translation` here if you add sandbox sources above."
+        "Loss and bits per byte on held-out text. The sandbox's question sets ask about a world that your text does "
+        "not teach; add `sandbox` and `translation` here if you add sandbox sources above."
     )
     return [
         "",
@@ -448,6 +451,5 @@ def _bytes(count: float) -> str:
 def _time(hours: float) -> str:
     if hours >= 48:
         return f"{hours / 24:.3g} days"
-    if hours >= 1:
-        return f"{hours:.2g} hours"
-    return f"{max(1, round(hours * 60))} minutes"
+    number, unit = (f"{hours:.2g}", "hour") if hours >= 1 else (str(max(1, round(hours * 60))), "minute")
+    return f"{number} {unit}" if number == "1" else f"{number} {unit}s"

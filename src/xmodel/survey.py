@@ -25,6 +25,7 @@ TEXT_FIELDS = ("text", "content", "raw_content", "body", "document", "article", 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
 OTHER_FORMATS = (".gz", ".zst", ".xz", ".bz2", ".zip", ".tar", ".parquet", ".arrow", ".csv", ".tsv", ".pdf", ".epub")
 OTHER_FORMATS += (".doc", ".docx", ".html", ".xml")
+OPENING = re.compile(r"^.*[^\W\d_]{2}.*$", re.MULTILINE)  # a line with letters
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af]")
 
 Reader = Literal["jsonl", "text"]
@@ -134,8 +135,7 @@ def _measure(source: Surveyed, files: list[Path], budget: int) -> None:
             if letters and han / letters >= Filters().chinese_share:
                 chinese += size
             source.characters += counts
-            opening = re.search(r"^.*[^\W\d_]{2}.*$", text[:2000], re.MULTILINE)
-            if opening and len(source.openings) < 3:
+            if len(source.openings) < 3 and (opening := OPENING.search(text[:2000])):
                 source.openings.append(opening[0].strip()[:200])
     if not sampled:
         raise UserError(f"{source.path}: no text found")

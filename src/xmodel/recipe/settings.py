@@ -4,6 +4,7 @@ A setting is a dataclass field made by `setting(...)`; the loader, `xmodel recip
 derived from it. Integers may be written as people write counts (`2T`, `600k`, `2e12`), floats as `3e-4`.
 """
 
+# ruff: noqa: RUF009 - `setting` makes a field; it is not a default shared by instances
 from __future__ import annotations
 
 from dataclasses import dataclass, field

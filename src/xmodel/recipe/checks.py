@@ -1,0 +1,141 @@
+"""What no single setting shows: sums, divisibility, names that must differ. Every problem is collected, none raised."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from xmodel.recipe.convert import Reading, number
+from xmodel.recipe.presets import PRESETS, Preset
+from xmodel.recipe.settings import Corpus, Recipe, Source
+
+SANDBOX_PARTS = ("en", "zh", "parallel")
+LARGEST_VOCABULARY = 65_536  # token ids are stored as uint16
+RUN_NAME = re.compile(r"\w[\w.-]*")
+SOURCE_NAME = re.compile(r"\w[\w-]*")  # no dot: overrides separate by dots
+
+
+def check(recipe: Recipe, reading: Reading) -> None:
+    """Note every problem of a resolved recipe in `reading`; what was refused before is not blamed twice."""
+    if not RUN_NAME.fullmatch(recipe.name) or len(recipe.name.encode()) > 200:
+        reading.report("name", f"`{recipe.name}` cannot name a folder; use letters, digits, `.`, `-` and `_`")
+    _check_corpus(recipe.corpus, reading)
+    _check_model(recipe, reading)
+    _check_pretrain(recipe, reading)
+    for path, values in (("evaluate.shots", recipe.evaluate.shots), ("evaluate.suites", recipe.evaluate.suites)):
+        if reading.sound(path) and len(set(values)) < len(values):
+            reading.report(path, "the same value is given twice")
+
+
+def _check_corpus(corpus: Corpus, reading: Reading) -> None:
+    filters = corpus.filters
+    limits = ("corpus.filters.min_characters", "corpus.filters.max_characters")
+    if reading.sound(*limits) and filters.min_characters > filters.max_characters:
+        reading.report(limits[0], f"is larger than max_characters ({number(filters.max_characters)})")
+    if not reading.sound("corpus.sources", "corpus.validation"):
+        return
+    if not corpus.sources:
+        reading.report("corpus.sources", "no source of text is given; at least one is needed")
+        return
+    if not corpus.holdout and not corpus.validation and reading.sound("corpus.holdout"):
+        reading.report(
+            "corpus.holdout", "is 0 and corpus.validation is empty, so there is no text to validate on; set one"
+        )
+    first: dict[str, str] = {}
+    for section in ("sources", "validation"):
+        for index, source in enumerate(getattr(corpus, section)):
+            path = f"corpus.{section}[{index}]"
+            _check_source(source, path, reading)
+            twin = first.setdefault(source.name.casefold(), path)
+            if twin != path and source.name:
+                place = reading.place(twin)
+                reading.report(path, "has the same name as another source" + (f" ({place.label})" if place else ""))
+    _check_weights(corpus.sources, reading)
+
+
+def _check_source(source: Source, path: str, reading: Reading) -> None:
+    if not source.name:
+        reading.report(path, "needs a name")
+    elif not SOURCE_NAME.fullmatch(source.name) or len(source.name.encode()) > 200:
+        reading.report(f"{path}.name", f"`{source.name}` cannot name a file; use letters, digits, `-` and `_`")
+    if source.reader == "stdlib":
+        if source.paths:
+            reading.report(f"{path}.paths", "the stdlib reader finds its files by itself; remove the line")
+    elif not source.paths:
+        wanted = f"parts ({', '.join(SANDBOX_PARTS)})" if source.reader == "sandbox" else "files, folders or patterns"
+        reading.report(f"{path}.paths", f"the {source.reader} reader needs {wanted} to read")
+    elif source.reader == "sandbox":
+        for part in source.paths:
+            if part not in SANDBOX_PARTS:
+                near = difflib.get_close_matches(part, SANDBOX_PARTS, 1, 0.4)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                reading.report(
+                    f"{path}.paths", f"the sandbox has the parts {', '.join(SANDBOX_PARTS)}, not `{part}`{hint}"
+                )
+
+
+def _check_weights(sources: list[Source], reading: Reading) -> None:
+    millionths = [round(source.weight * 1e6) for source in sources]
+    for index, (source, share) in enumerate(zip(sources, millionths, strict=True)):
+        if abs(source.weight * 1e6 - share) > 1e-5:
+            reading.report(f"corpus.sources[{index}].weight", f"{source.weight!r} has more than 6 decimals")
+            return
+    total = sum(millionths)
+    if total != 1_000_000:
+        difference = f"{_millionths(abs(total - 1_000_000))} {'is missing' if total < 1_000_000 else 'too much'}"
+        none = [source.name for source in sources if not source.weight]
+        hint = f"; {', '.join(none[:5])} has none" if none else ""
+        reading.report("corpus.sources", f"the weights sum to {_millionths(total)}, not to 1 ({difference}{hint})")
+
+
+def _millionths(count: int) -> str:
+    return f"{count / 1e6:.6f}".rstrip("0").rstrip(".")
+
+
+def _check_model(recipe: Recipe, reading: Reading) -> None:
+    model, tokenizer = recipe.model, recipe.tokenizer
+    if not reading.sound("model"):
+        return
+    missing = [name for name in Preset._fields if not getattr(model, name)]
+    if missing:
+        names = ", ".join(missing)
+        reading.report("model", f"{names} missing; give the numbers, or a preset: {', '.join(PRESETS)}")
+    else:
+        if model.hidden % model.heads:
+            reading.report(
+                "model.heads", f"{model.heads} heads do not divide the hidden size of {number(model.hidden)}"
+            )
+        elif model.hidden // model.heads % 2:
+            size = model.hidden // model.heads
+            reading.report("model.heads", f"gives heads of size {size}; rotary positions need an even size")
+        if model.heads % model.kv_heads:
+            reading.report("model.kv_heads", f"{model.kv_heads} does not divide the {model.heads} query heads")
+    if model.position_table < model.context_length:
+        reading.report("model.position_table", f"is less than context_length ({number(model.context_length)})")
+    if model.vocab_size > LARGEST_VOCABULARY:
+        reading.report(
+            "model.vocab_size", f"must be at most {number(LARGEST_VOCABULARY)}: token ids are stored as uint16"
+        )
+    elif reading.sound("tokenizer.vocab_size") and model.vocab_size < tokenizer.vocab_size:
+        reading.report("model.vocab_size", f"is less than the tokenizer's {number(tokenizer.vocab_size)} pieces")
+
+
+def _check_pretrain(recipe: Recipe, reading: Reading) -> None:
+    train = recipe.pretrain
+
+    def wrong(condition: bool, name: str, other: str = "") -> bool:
+        return condition and reading.sound(f"pretrain.{name}", *([f"pretrain.{other}"] if other else []))
+
+    if wrong(train.global_batch % train.micro_batch != 0, "micro_batch", "global_batch"):
+        reading.report(
+            "pretrain.micro_batch", f"{train.micro_batch} does not divide the global_batch of {train.global_batch}"
+        )
+    if wrong(train.warmup_steps > train.steps, "warmup_steps", "steps"):
+        reading.report(
+            "pretrain.warmup_steps", f"{number(train.warmup_steps)} is more than the {number(train.steps)} steps"
+        )
+    if train.schedule != "constant" and wrong(train.final_lr > train.peak_lr, "final_lr", "peak_lr"):
+        reading.report("pretrain.final_lr", f"{number(train.final_lr)} is more than peak_lr ({number(train.peak_lr)})")
+    for name in ("beta1", "beta2"):
+        if wrong(getattr(train, name) >= 1, name):
+            reading.report(f"pretrain.{name}", "must be less than 1")

@@ -1,0 +1,75 @@
+"""A recipe file and overrides to a resolved Recipe, or every problem at once.
+
+    load_recipe(Path("recipes/quickstart.yaml"), ["pretrain.steps=2k", "corpus.sources.sandbox-en.weight=0.4"])
+
+Later wins: defaults of `settings`, then the file named by `extends`, the file itself, the overrides.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from xmodel.errors import UserError
+from xmodel.recipe.checks import check
+from xmodel.recipe.convert import Reading, build
+from xmodel.recipe.presets import expand
+from xmodel.recipe.settings import Recipe
+from xmodel.recipe.tree import apply_overrides, read_tree
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, convert, resolve and check a recipe.
+
+    Args:
+        path: the YAML file. Relative paths in it start from its own folder.
+        overrides: `SETTING=VALUE`, dotted; list items by name or index. Relative paths in them start from the current
+            folder.
+
+    Raises:
+        UserError: something is wrong; the message has one line for each problem, with its file and line.
+    """
+    path = Path(path)
+    reading = Reading(file=str(path))
+    tree = apply_overrides(read_tree(path, reading.problems), overrides, reading.problems)
+    return _finish(build(Recipe, tree, "", reading), path.parent, reading)
+
+
+def resolve(recipe: Recipe, folder: Path | None = None) -> Recipe:
+    """Resolve and check a Recipe that was made in Python; relative paths start from `folder`, or the current one.
+
+    Raises:
+        UserError: one line for each problem. Types and bounds of single settings are not checked.
+    """
+    return _finish(copy.deepcopy(recipe), folder or Path.cwd(), Reading())
+
+
+def _finish(recipe: Recipe, folder: Path, reading: Reading) -> Recipe:
+    recipe.model = expand(recipe.model, recipe.tokenizer.vocab_size)
+    _resolve_paths(recipe, folder, reading)
+    check(recipe, reading)
+    if reading.problems:
+        raise UserError("\n".join(dict.fromkeys(reading.problems)))
+    return recipe
+
+
+def _resolve_paths(recipe: Recipe, folder: Path, reading: Reading) -> None:
+    """Make corpus.root and the sources' paths absolute, each from the folder of the file that it was written in."""
+
+    def written_in(path: str) -> Path:
+        place = reading.place(path)
+        return place.folder if place else folder
+
+    def absolute(base: Path, path: str) -> str:
+        return os.path.normpath(base.absolute() / Path(path).expanduser())
+
+    corpus = recipe.corpus
+    root = Path(absolute(written_in("corpus.root"), corpus.root)) if corpus.root else None
+    for section in ("sources", "validation"):
+        for index, source in enumerate(getattr(corpus, section)):
+            if source.reader in ("jsonl", "text"):
+                base = root or written_in(f"corpus.{section}[{index}].paths")
+                source.paths = [absolute(base, path) for path in source.paths]
+    corpus.root = str(root or os.path.normpath(folder.absolute()))
