@@ -26,7 +26,7 @@ MAY_IMPORT = {  # room -> rooms that it may know, besides itself
     "export": BASE | {"model", "tokenizer"},
     "report": BASE,
     "survey": BASE | {"corpus"},
-    "init": BASE | {"survey", "model"},
+    "init": BASE | {"survey", "model", "pretrain"},
 }
 SEES_ALL = {"run", "stages", "cli", "__main__", "__init__"}
 

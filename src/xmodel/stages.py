@@ -39,7 +39,9 @@ def _tokenizer(run: Run, folder: Path) -> dict[str, Any]:
     settings = run.recipe.tokenizer
     texts = sample_texts(run.path("corpus"), run.recipe.corpus, settings.sample_bytes)
     figures = train(texts, settings, folder, seed=run.recipe.seed, add_bos=run.recipe.tokens.bos)
-    by_language = {f"bytes_per_token_{name}": figures[name]["bytes_per_token"] for name in ("en", "zh") if name in figures}
+    by_language = {
+        f"bytes_per_token_{name}": figures[name]["bytes_per_token"] for name in ("en", "zh") if name in figures
+    }
     return {"pieces": figures["vocab_size"]} | by_language
 
 

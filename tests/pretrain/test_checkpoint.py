@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from xmodel.pretrain.optim import make_optimizer
 
 from xmodel.errors import UserError
 from xmodel.model.transformer import Transformer
 from xmodel.pretrain.checkpoint import checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
+from xmodel.pretrain.optim import make_optimizer
 from xmodel.recipe.settings import Model, Pretrain
 
 SHAPE = Model(layers=1, heads=2, kv_heads=1, hidden=16, ffn=32, context_length=16, position_table=16, vocab_size=64)

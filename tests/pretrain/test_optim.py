@@ -25,9 +25,12 @@ def test_decay_is_for_matrices_only(model: Transformer) -> None:
     optimizer = make_optimizer(model, Pretrain(weight_decay=0.1, beta2=0.95, peak_lr=6e-4))
     decayed, plain = optimizer.param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    assert all(p.dim() >= 2 for p in decayed["params"]) and all(p.dim() == 1 for p in plain["params"])
+    assert all(p.dim() >= 2 for p in decayed["params"])
+    assert all(p.dim() == 1 for p in plain["params"])
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
-    assert decayed["betas"] == (0.9, 0.95) and decayed["lr"] == 6e-4 and decayed["fused"]
+    assert decayed["betas"] == (0.9, 0.95)
+    assert decayed["lr"] == 6e-4
+    assert decayed["fused"]
 
 
 def test_norm_is_that_of_one_long_vector(model: Transformer) -> None:

@@ -34,7 +34,7 @@ def global_norm(tensors: Iterable[Tensor]) -> Tensor:
 
     Of parameters: `global_norm(model.parameters())`.
     """
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors), 2, dtype=torch.float32)))
+    return nn.utils.get_total_norm(tensors)
 
 
 @torch.no_grad()
@@ -44,10 +44,10 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     Returns:
         the norm before clipping, a float32 scalar on the device; it is not finite exactly when a gradient is not.
     """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    norm = global_norm(grads)
+    parameters = list(parameters)
+    norm = global_norm([p.grad for p in parameters if p.grad is not None])
     if limit > 0:
-        torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0))
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm
 
 

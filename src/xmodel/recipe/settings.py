@@ -197,7 +197,7 @@ class Pretrain:
     beta2: float = setting(0.95, "AdamW's second decay", least=0, most=1)
     eps: float = setting(1e-8, "AdamW's epsilon", least=0)
     weight_decay: float = setting(0.1, "decoupled weight decay of the matrices", least=0)
-    clip: float = setting(1.0, "largest global gradient norm", least=0)
+    clip: float = setting(1.0, "largest global gradient norm; 0: no clipping", least=0)
     precision: Literal["bf16", "fp32"] = setting(
         "bf16", "arithmetic of the matrix products; weights and optimizer stay in float32"
     )

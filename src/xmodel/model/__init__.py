@@ -1,0 +1,1 @@
+"""The Llama-shaped decoder: `transformer` (the model), `loss`, `checkpoint_io` (folders), `config`, `counts`."""

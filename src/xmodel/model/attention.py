@@ -1,0 +1,120 @@
+"""Causal attention: PyTorch's fused kernel, except in bfloat16 on a CPU, where blocks of plain products are faster."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 64  # queries handled at once by the CPU path: their scores stay in the cache
+
+# Legend: B sequences, T queries, S keys, H query heads, K key/value heads, G = H / K, C head size; R = G·(queries of a
+# block), n = B·K, e keys that a block sees.
+
+
+def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor) -> Tensor:
+    """Grouped-query attention (arXiv 2305.13245) of the last T of S positions, each over itself and what is before it.
+
+    Returns:
+        [B, H, T, C], in the dtype of the inputs, strided so that transposing heads and positions gives a dense tensor.
+    """
+    new, past = q_BHTC.shape[2], k_BKSC.shape[2] - q_BHTC.shape[2]
+    if q_BHTC.device.type == "cpu" and q_BHTC.dtype == torch.bfloat16 and past == 0 and new > 1:
+        return torch.ops.xmodel.blocked_attention(q_BHTC, k_BKSC, v_BKSC)
+    mask_TS = None
+    if past and new > 1:  # is_causal would align the mask to the first key, not to the last
+        mask_TS = torch.ones(new, past + new, dtype=torch.bool, device=q_BHTC.device).tril(past)
+    grouped = q_BHTC.shape[1] != k_BKSC.shape[1]
+    return F.scaled_dot_product_attention(
+        q_BHTC, k_BKSC, v_BKSC, attn_mask=mask_TS, is_causal=past == 0 and new > 1, enable_gqa=grouped
+    )
+
+
+# PyTorch's flash kernel for CPUs multiplies blocks too small for the bfloat16 units: 185 ms forward and backward where
+# the same in float32 takes 130 and this 75 (B 8, H 8, K 2, T 512, C 32, one Zen 4 core; benchmarks/train_step.py has
+# the effect on a step). Here a block's queries of all heads that share a key are the rows of one product, the scores of
+# a block live only until the next, and the backward pass makes them again, so memory grows with T, not with T².
+# A custom operator, so that torch.compile takes it as it is.
+
+
+@torch.library.custom_op("xmodel::blocked_attention", mutates_args=())
+def blocked_attention(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
+    q_nGTC, k_nTC, v_nTC = _grouped(q_BHTC, k_BKTC, v_BKTC)
+    groups = q_nGTC.shape[1]
+    batch, heads, length, size = q_BHTC.shape
+    out_BTHC = q_BHTC.new_empty(batch, length, heads, size)
+    out_nGTC = out_BTHC.view(batch, length, -1, groups, size).permute(0, 2, 3, 1, 4)
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        p_nRe = _probabilities(q_nGTC, k_nTC, start, end)
+        out = torch.bmm(p_nRe, v_nTC[:, :end])
+        out_nGTC[:, :, :, start:end] = out.view(batch, -1, groups, end - start, size)
+    return out_BTHC.transpose(1, 2)
+
+
+@torch.library.custom_op("xmodel::blocked_attention_backward", mutates_args=())
+def blocked_attention_backward(
+    grad_BHTC: Tensor, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    q_nGTC, k_nTC, v_nTC = _grouped(q_BHTC, k_BKTC, v_BKTC)
+    n, groups, length, size = q_nGTC.shape
+    grad_nGTC = grad_BHTC.reshape(q_nGTC.shape)
+    dq_nGTC = torch.empty_like(q_nGTC)
+    dk_nTC, dv_nTC = (torch.zeros_like(k_nTC, dtype=torch.float32) for _ in range(2))  # sums over the blocks
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        p_nRe = _probabilities(q_nGTC, k_nTC, start, end)
+        grad_nRC, q_nRC = (x[:, :, start:end].reshape(n, -1, size) for x in (grad_nGTC, q_nGTC))
+        dp_nRe = torch.bmm(grad_nRC, v_nTC[:, :end].mT)
+        ds_nRe = torch.ops.aten._softmax_backward_data(dp_nRe, p_nRe, -1, p_nRe.dtype)
+        dq_nGTC[:, :, start:end] = torch.bmm(ds_nRe, k_nTC[:, :end]).view(n, groups, end - start, size)
+        dk_nTC[:, :end] += torch.bmm(ds_nRe.mT, q_nRC)
+        dv_nTC[:, :end] += torch.bmm(p_nRe.mT, grad_nRC)
+    dq_nGTC *= 1 / math.sqrt(size)
+    return (
+        dq_nGTC.view(q_BHTC.shape),
+        dk_nTC.to(k_BKTC.dtype).view(k_BKTC.shape),
+        dv_nTC.to(v_BKTC.dtype).view(v_BKTC.shape),
+    )
+
+
+def _grouped(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Dense q, scaled by 1/√C, as [n, G, T, C]; dense k and v as [n, T, C]."""
+    batch, heads, length, size = q_BHTC.shape
+    n, groups = batch * k_BKTC.shape[1], heads // k_BKTC.shape[1]
+    q_nGTC = (q_BHTC * (1 / math.sqrt(size))).reshape(n, groups, length, size)
+    return q_nGTC, k_BKTC.reshape(n, length, size), v_BKTC.reshape(n, length, size)
+
+
+def _probabilities(q_nGTC: Tensor, k_nTC: Tensor, start: int, end: int) -> Tensor:
+    """Attention weights of queries start..end over keys 0..end, [n, R, e]."""
+    n, groups, _, size = q_nGTC.shape
+    scores_nRe = torch.bmm(q_nGTC[:, :, start:end].reshape(n, -1, size), k_nTC[:, :end].mT)
+    future = torch.full((end - start, end - start), -math.inf, dtype=q_nGTC.dtype).triu(1)
+    scores_nRe.view(n, groups, end - start, end)[..., start:] += future
+    return torch.softmax(scores_nRe, dim=-1)
+
+
+@blocked_attention.register_fake
+def _(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
+    batch, heads, length, size = q_BHTC.shape
+    return q_BHTC.new_empty(batch, length, heads, size).transpose(1, 2)
+
+
+@blocked_attention_backward.register_fake
+def _(grad_BHTC: Tensor, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(x.new_empty(x.shape) for x in (q_BHTC, k_BKTC, v_BKTC))  # type: ignore[return-value]
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad_BHTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.ops.xmodel.blocked_attention_backward(grad_BHTC, *ctx.saved_tensors)
+
+
+blocked_attention.register_autograd(_backward, setup_context=_save)

@@ -1,0 +1,249 @@
+"""The model: a Llama, small enough to read in one sitting.
+
+Pre-norm blocks (RMSNorm), grouped-query attention with rotary positions, SwiGLU, no biases, no dropout. Parameters
+carry the names of Hugging Face's LlamaForCausalLM, so a checkpoint of ours is a Llama as it is.
+
+Legend of the shape suffixes: B sequences, T new tokens of each, S cached and new tokens, N = B·T, D hidden width,
+H query heads, K key/value heads, C = D / H head size, F width of the SwiGLU, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodel.model.attention import causal_attention
+from xmodel.model.loss import linear_cross_entropy
+from xmodel.recipe.settings import Model
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, in buffers of fixed size: `model(tokens, cache)` appends to it.
+
+    `length` tokens are in use. Lowering it forgets the tokens after it, so that a prefix can be computed once and
+    continued many times.
+    """
+
+    def __init__(
+        self, config: Model, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        shape = (config.layers, batch, config.kv_heads, capacity, config.hidden // config.heads)
+        self.keys_LBKSC = torch.zeros(shape, dtype=dtype, device=device)
+        self.values_LBKSC = torch.zeros(shape, dtype=dtype, device=device)
+        self.capacity = capacity
+        self.length = 0
+
+    def append(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values of one layer behind `length`; return all of them as views, [B, K, S, C]."""
+        end = self.length + k_BKTC.shape[2]
+        keys_BKSC, values_BKSC = self.keys_LBKSC[layer, :, :, :end], self.values_LBKSC[layer, :, :, :end]
+        keys_BKSC[:, :, self.length :] = k_BKTC
+        values_BKSC[:, :, self.length :] = v_BKTC
+        return keys_BKSC, values_BKSC
+
+
+class Weight(nn.Module):
+    """Holds one parameter called `weight`. NaN until it is initialised or loaded: forgetting that shows at once."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full(shape, torch.nan))
+
+
+def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """x / rms(x) · weight (arXiv 1910.07467), computed in float32, returned in `dtype`."""
+    x_BTD = x_BTD.float()
+    scale_BT1 = torch.rsqrt(x_BTD.square().mean(-1, keepdim=True) + eps)
+    return (x_BTD * scale_BT1 * weight_D.float()).to(dtype)
+
+
+def rotary_tables(positions: int, head_size: int, base: float) -> Tensor:
+    """Cosines and sines of the rotary angles (arXiv 2104.09864), [2, positions, C / 2], float32, made on the CPU."""
+    frequencies = 1.0 / base ** (torch.arange(0, head_size, 2, dtype=torch.float32, device="cpu") / head_size)
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32, device="cpu"), frequencies)
+    return torch.stack((angles.cos(), angles.sin()))
+
+
+def rotate(x_BTHC: Tensor, rotary_2TC: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + C/2]) by its position's angle: the half-split form that Llama checkpoints use."""
+    cos_T1C, sin_T1C = rotary_2TC.unsqueeze(2).unbind()
+    left, right = x_BTHC.float().chunk(2, dim=-1)
+    return torch.cat((left * cos_T1C - right * sin_T1C, right * cos_T1C + left * sin_T1C), dim=-1).to(x_BTHC.dtype)
+
+
+def project(x_BTD: Tensor, *weights: Tensor) -> Tensor:
+    """x · wᵀ for every weight [O, D], side by side on the last axis, in the dtype of x.
+
+    In training one product takes the place of several: the weights are joined on the way, so that the parameters stay
+    apart, as Llama has them. Without gradients they are used where they lie: for few tokens a copy would cost more.
+    """
+    if torch.is_grad_enabled():
+        return F.linear(x_BTD, torch.cat(weights).to(x_BTD.dtype))
+    return torch.cat([F.linear(x_BTD, weight.to(x_BTD.dtype)) for weight in weights], dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention (arXiv 2305.13245)."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_size = config.heads, config.kv_heads, config.hidden // config.heads
+        self.q_proj = Weight(config.hidden, config.hidden)
+        self.k_proj = Weight(self.kv_heads * self.head_size, config.hidden)
+        self.v_proj = Weight(self.kv_heads * self.head_size, config.hidden)
+        self.o_proj = Weight(config.hidden, config.hidden)
+
+    def forward(self, x_BTD: Tensor, rotary_2TC: Tensor, layer: int, cache: KVCache | None) -> Tensor:
+        qkv_BTO = project(x_BTD, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        qkv_BTHC = qkv_BTO.unflatten(-1, (-1, self.head_size))
+        qk_BTHC, v_BTKC = qkv_BTHC.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        q_BTHC, k_BTKC = rotate(qk_BTHC, rotary_2TC).split((self.heads, self.kv_heads), dim=2)
+        q_BHTC, k_BKSC, v_BKSC = (heads.transpose(1, 2) for heads in (q_BTHC, k_BTKC, v_BTKC))
+        if cache is not None:
+            k_BKSC, v_BKSC = cache.append(layer, k_BKSC, v_BKSC)
+        out_BHTC = causal_attention(q_BHTC, k_BKSC, v_BKSC)
+        return F.linear(out_BHTC.transpose(1, 2).flatten(2), self.o_proj.weight.to(x_BTD.dtype))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)) (arXiv 2002.05202)."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.gate_proj = Weight(config.ffn, config.hidden)
+        self.up_proj = Weight(config.ffn, config.hidden)
+        self.down_proj = Weight(config.hidden, config.ffn)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        gate_BTF, up_BTF = project(x_BTD, self.gate_proj.weight, self.up_proj.weight).chunk(2, dim=-1)
+        return F.linear(F.silu(gate_BTF) * up_BTF, self.down_proj.weight.to(x_BTD.dtype))
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.eps = config.norm_eps
+        self.self_attn = Attention(config)
+        self.mlp = SwiGLU(config)
+        self.input_layernorm = Weight(config.hidden)
+        self.post_attention_layernorm = Weight(config.hidden)
+
+    def forward(
+        self, x_BTD: Tensor, rotary_2TC: Tensor, dtype: torch.dtype, layer: int = 0, cache: KVCache | None = None
+    ) -> Tensor:
+        normed_BTD = rms_norm(x_BTD, self.input_layernorm.weight, self.eps, dtype)
+        x_BTD = x_BTD + self.self_attn(normed_BTD, rotary_2TC, layer, cache)
+        normed_BTD = rms_norm(x_BTD, self.post_attention_layernorm.weight, self.eps, dtype)
+        return x_BTD + self.mlp(normed_BTD)
+
+
+class Decoder(nn.Module):
+    """Everything below the output head; a module of its own only so that parameter names begin with `model.`."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.embed_tokens = Weight(config.vocab_size, config.hidden)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = Weight(config.hidden)
+
+
+class Transformer(nn.Module):
+    """A Llama language model.
+
+    Attributes:
+        config: its shape, resolved (no zeros).
+        compute_dtype: dtype of activations and matrix products. Parameters are cast to it where they are used, so
+            float32 parameters stay exact master weights while bfloat16 does the work; gradients have the parameters'
+            dtype. Norms, rotary positions and the loss are computed in float32 whatever it is.
+    """
+
+    def __init__(self, config: Model) -> None:
+        """Weights are NaN until `init_weights` or `load_state_dict`."""
+        super().__init__()
+        self.config = config
+        self.compute_dtype = torch.float32
+        self.compiled_block: Callable[..., Tensor] | None = None  # set by compile_model
+        self.model = Decoder(config)
+        if not config.tied_embeddings:
+            self.lm_head = Weight(config.vocab_size, config.hidden)
+        positions = max(config.context_length, config.position_table)
+        tables = rotary_tables(positions, config.hidden // config.heads, config.rope_base)
+        self.register_buffer("rotary", tables, persistent=False)
+        self.rotary: Tensor
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The output head, [V, D]; the input embedding when they are tied."""
+        return self.model.embed_tokens.weight if self.config.tied_embeddings else self.lm_head.weight
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Matrices from N(0, init_std), norms 1. Drawn on the CPU in parameter order: the same on every device."""
+        generator = torch.Generator("cpu").manual_seed(seed)
+        for parameter in self.parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                values = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+                parameter.copy_(values.normal_(0.0, self.config.init_std, generator=generator))
+
+    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Final hidden states, normed and ready for the head: [B, T, D] in `compute_dtype`.
+
+        Args:
+            tokens_BT: int64 token ids. With a cache they follow the `cache.length` tokens already in it.
+            cache: is appended to; its capacity and the position table must hold all tokens.
+        """
+        past, new = cache.length if cache is not None else 0, tokens_BT.shape[1]
+        limit = min(self.rotary.shape[1], cache.capacity) if cache is not None else self.rotary.shape[1]
+        if past + new > limit:
+            raise ValueError(
+                f"{past} + {new} tokens are more than the {limit} that the position table or the cache holds"
+            )
+        rotary_2TC = self.rotary[:, past : past + new]
+        x_BTD = F.embedding(tokens_BT, self.model.embed_tokens.weight)
+        compiled = self.compiled_block if self.training and torch.is_grad_enabled() else None
+        for layer, block in enumerate(self.model.layers):
+            if compiled is not None:
+                x_BTD = compiled(block, x_BTD, rotary_2TC, self.compute_dtype)
+            else:
+                x_BTD = block(x_BTD, rotary_2TC, self.compute_dtype, layer, cache)
+        if cache is not None:
+            cache.length += new
+        return rms_norm(x_BTD, self.model.norm.weight, self.config.norm_eps, self.compute_dtype)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states: [..., D] -> [..., V] in `compute_dtype`."""
+        return F.linear(hidden, self.head_weight.to(hidden.dtype))
+
+    def forward(
+        self, tokens_BT: Tensor, cache: KVCache | None = None, last_only: bool = False, targets_BT: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, T, V] in `compute_dtype` ([B, 1, V] with `last_only`); with targets the loss, see `loss`."""
+        hidden_BTD = self.hidden(tokens_BT, cache)
+        if targets_BT is not None:
+            return linear_cross_entropy(hidden_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+        return self.head(hidden_BTD[:, -1:] if last_only else hidden_BTD)
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Summed cross-entropy in nats, a float32 scalar; targets of -100 carry no loss. Never holds all logits.
+
+        Goes through `forward`, so that a wrapper which overrides it (DistributedDataParallel) can do the same:
+        `ddp(tokens_BT, targets_BT=targets_BT)`.
+        """
+        return self(tokens_BT, targets_BT=targets_BT)
+
+
+def compile_model(model: Transformer) -> None:
+    """Compile the training step's blocks, in place; the first step then takes some seconds longer.
+
+    One block is compiled and serves every layer: a sixth of the time that a whole 6-layer model takes, with nearly its
+    gain, since embedding, head and loss are few large kernels already. Only training uses it (`model.train()` with
+    gradients on), where the shape of a batch never changes: evaluation and generation, whose shapes do, never compile.
+    """
+    model.compiled_block = torch.compile(lambda block, *inputs: block(*inputs), dynamic=False)

@@ -1,0 +1,1 @@
+from tiny import model, tokenizer, tokenizer_folder  # noqa: F401

@@ -1,0 +1,102 @@
+"""The scorer against the plain definition, whatever the batches."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import make_model, slow_logprobs
+
+from xmodel.errors import UserError
+from xmodel.evaluate.scorer import Request, Score, loglikelihood, truncated
+from xmodel.model.transformer import Transformer
+
+MODEL = make_model(vocab_size=40, context=24)
+IDS = st.integers(0, 39)
+
+
+def plain(model: Transformer, request: Request) -> Score:
+    context, continuation = map(list, request)
+    ids = (context + continuation)[-(model.config.context_length + 1) :]
+    greedy = True
+    for place in range(len(ids) - len(continuation), len(ids)):
+        with torch.no_grad():
+            greedy &= int(model(torch.tensor([ids[:place]]))[0, -1].argmax()) == ids[place]
+    return Score(float(slow_logprobs(model, ids)[-len(continuation) :].sum()), greedy)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    groups=st.lists(
+        st.tuples(
+            st.lists(IDS, min_size=1, max_size=40),
+            st.lists(st.lists(IDS, min_size=1, max_size=9), min_size=1, max_size=5),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    budget=st.integers(1, 300),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_definition_whatever_the_order_and_the_batches(groups, budget, seed) -> None:
+    requests = [(context, continuation) for context, continuations in groups for continuation in continuations]
+    random.Random(seed).shuffle(requests)
+    scores = loglikelihood(MODEL, requests, budget=budget)
+    for request, score in zip(requests, scores, strict=True):
+        expected = plain(MODEL, request)
+        assert score.logprob == pytest.approx(expected.logprob, abs=1e-4)
+        assert score.greedy == expected.greedy
+
+
+def test_greedy_continuations_are_recognised() -> None:
+    ids = [1, 5]
+    for _ in range(6):
+        with torch.no_grad():
+            ids.append(int(MODEL(torch.tensor([ids]))[0, -1].argmax()))
+    wrong = [*ids[:-1], (ids[-1] + 1) % 40]
+    right, other = loglikelihood(MODEL, [(ids[:2], ids[2:]), (wrong[:2], wrong[2:])])
+    assert right.greedy
+    assert not other.greedy
+    assert right.logprob > other.logprob
+
+
+def test_a_shared_context_goes_through_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    hidden = Transformer.hidden
+    monkeypatch.setattr(
+        Transformer,
+        "hidden",
+        lambda self, tokens, cache=None: (seen.append(tokens.numel()), hidden(self, tokens, cache))[1],
+    )
+    loglikelihood(MODEL, [(list(range(20)), [choice, 3]) for choice in range(4)])
+    assert sum(seen) == 19 + 4 * 2  # all of the context but its last token; that one, and the choice but its last token
+
+
+def test_truncation_is_counted_and_reports_progress() -> None:
+    requests = [([1] * 23, [2, 3]), ([1] * 22, [2, 3]), ([1] * 24, [2]), ([1] * 25, [2])]
+    assert truncated(MODEL, requests) == 1  # 24 tokens fit before the last one, which is predicted and never read
+    done = []
+    loglikelihood(MODEL, requests, budget=30, done=done.append)
+    assert sum(done) == 4
+    assert len(done) > 1
+    assert loglikelihood(MODEL, []) == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [(([], [1]), "at least one token"), (([1], []), "at least one token"), (([1], [2] * 25), "25 tokens is longer")],
+)
+def test_what_cannot_be_scored_is_refused(request_: Request, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        loglikelihood(MODEL, [request_])
+
+
+def test_a_diverged_model_does_not_get_a_score() -> None:
+    broken = make_model(vocab_size=40, context=24)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        loglikelihood(broken, [([1], [2])])
