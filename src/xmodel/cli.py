@@ -32,7 +32,7 @@ class Commands(click.Group):
         except click.UsageError as error:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             if near:
-                error.message += f" Did you mean {near[0]!r}?"
+                raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
             raise
 
 
@@ -359,8 +359,7 @@ def generate(
     opened = _run(target, (), None)
     model = load_model(checkpoint_folder(opened))
     tokenizer = Tokenizer.load(opened.path("tokenizer"))
-    click.echo(prompt, nl=False)
-    for piece in generate_text(
+    pieces = generate_text(
         model,
         tokenizer,
         prompt,
@@ -370,7 +369,9 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         seed=seed,
-    ):
+    )
+    click.echo(prompt, nl=False)
+    for piece in pieces:
         click.echo(piece, nl=False)
         sys.stdout.flush()
     click.echo()

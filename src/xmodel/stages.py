@@ -110,7 +110,7 @@ def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
     model = load_model(checkpoint)
     tokenizer = Tokenizer.load(run.path("tokenizer"))
     bos = run.recipe.tokens.bos
-    suites = run_suites(model, tokenizer, run.path("corpus"), run.recipe.evaluate, bos)
+    suites = run_suites(model, tokenizer, run.path("corpus"), run.recipe.evaluate, bos, run.recipe.pretrain.eval_tokens)
     for name, results in suites.items():
         write_result(folder / f"{name}.json", name, step, results)
     samples = [
