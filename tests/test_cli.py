@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import TINY, xmodel
+from command import TINY, xmodel
 
 from xmodel import cli as command_line
 from xmodel.errors import Interrupted, MachineError, UserError

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY, xmodel
+from command import TINY, xmodel
 
 OUTPUTS = ("corpus", "tokenizer", "tokens", "checkpoints", "eval", "export", "report.html")
 

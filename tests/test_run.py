@@ -19,7 +19,7 @@ RECIPE = """
 name: toy
 corpus:
   sources:
-    - {name: world, reader: sandbox, weight: 1.0}
+    - {name: world, reader: sandbox, paths: [en], weight: 1.0}
 model: {preset: nano, context_length: 64}
 pretrain: {steps: 20, warmup_steps: 2, global_batch: 4, micro_batch: 4}
 """
