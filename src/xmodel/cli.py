@@ -379,7 +379,13 @@ def generate(
 
 @cli.group(cls=Commands)
 def recipe() -> None:
-    """Look at recipes: every setting of a run, in YAML."""
+    """Look at recipes: every setting of a run, in YAML.
+
+    \b
+    Examples:
+      xmodel recipe show recipes/quickstart.yaml
+      xmodel recipe check mine.yaml
+    """
 
 
 @recipe.command("show")
