@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import time
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,29 +129,25 @@ def test_a_failed_stage_leaves_nothing_and_is_done_again(toy: Run, tmp_path: Pat
     assert log == ["first", "second", "train"]
 
 
-def _hold(folder: Path, ready: Any, release: Any) -> None:
-    with locked(Run(folder, None)):  # type: ignore[arg-type]
-        ready.set()
-        release.wait(30)
+HOLD = """
+import sys
+from pathlib import Path
+from typing import Any
+from xmodel.run import Run, locked
+with locked(Run(Path(sys.argv[1]), None)):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(tmp_path / "run", ready, release))
-    holder.start()
-    assert ready.wait(30)
-    try:
-        with (
-            pytest.raises(UserError, match=rf"process {holder.pid} on .* is working on this run"),
-            locked(Run(tmp_path / "run", None)),  # type: ignore[arg-type]
-        ):
+    run = Run(tmp_path / "run", None)  # type: ignore[arg-type]
+    command = [sys.executable, "-c", HOLD, str(run.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"process {holder.pid} on .* is working on this run"), locked(run):
             pass
         holder.kill()  # a lock dies with its process, however it dies
-        holder.join(10)
-        time.sleep(0.05)
-        with locked(Run(tmp_path / "run", None)):  # type: ignore[arg-type]
-            pass
-    finally:
-        release.set()
-        holder.join(10)
+    with locked(run):
+        pass
