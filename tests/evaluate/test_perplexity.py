@@ -12,13 +12,13 @@ import pytest
 from tiny import slow_logprobs, texts
 
 from xmodel.errors import UserError
-from xmodel.evaluate.perplexity import perplexity, ratio_and_error
+from xmodel.evaluate.perplexity import _spread, perplexity, ratio_and_error
 
 
 def write(folder: Path, language: str, documents: list[str]) -> None:
     folder.mkdir(exist_ok=True)
     columns = {"id": [f"{language}/{n}" for n in range(len(documents))], "text": documents}
-    pq.write_table(pa.table(columns), folder / f"{language}.parquet")
+    pq.write_table(pa.table(columns), folder / f"{language}.parquet", row_group_size=37)
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -54,9 +54,20 @@ def test_whole_documents_up_to_the_limit_in_each_language(model, tokenizer, tmp_
     lengths = [len(tokenizer.encode(text)) + 2 for text in texts()[:9]]
     result = perplexity(model, tokenizer, tmp_path / "v", True, limit=sum(lengths[:3]) + 1)
     english = [row for row in result["results"] if row["language"] == "en"]
-    assert english[0]["tokens"] == sum(lengths[:4])
-    assert english[0]["documents"] == 4
+    scored = [int(item["id"].split("/")[-1]) for item in result["items"] if item["language"] == "en"]
+    assert english[0]["tokens"] == sum(lengths[index] for index in scored) > sum(lengths[:3])
+    assert scored == sorted(scored)
     assert {row["language"] for row in result["results"]} == {"en", "zh"}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 10, 400])
+def test_any_number_of_documents_is_spread_evenly_over_the_file(rows: int, tmp_path: Path) -> None:
+    write(tmp_path, "en", [f"text {row}" for row in range(rows)])
+    found = list(_spread(tmp_path / "en.parquet", block=7))
+    assert sorted(row for row, _, _ in found) == list(range(rows))
+    assert all(text == f"text {row}" for row, _, text in found)
+    first = sorted(row for row, _, _ in found[:20])
+    assert max(np.diff([-1, *first, rows]), default=1) <= max(2, rows // 20 * 3)
 
 
 def test_a_single_document_has_no_error(model, tokenizer, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def perplexity(model: Transformer, tokenizer: Tokenizer, folder: Path, bos: bool
     method: tokens of a document are not independent, documents nearly are.
 
     Args:
-        limit: whole documents are read until they have this many tokens in each language.
+        limit: whole documents, spread evenly over the file, are read until they have this many tokens in each language.
 
     Returns:
         results: three rows a language. items: per document its id, nats, tokens and bytes.
@@ -95,24 +95,43 @@ def ratio_and_error(numerators: np.ndarray, denominators: np.ndarray) -> tuple[f
 
 
 def read_documents(path: Path, tokenizer: Tokenizer, bos: bool, limit: int) -> list[tuple[str, np.ndarray, int]]:
-    """(id, ids with their control tokens, UTF-8 bytes) of the first documents that have `limit` tokens together."""
-    documents, tokens = [], 0
-    for name, text in _texts(path):
+    """(id, ids with their control tokens, UTF-8 bytes) of documents that have `limit` tokens together, in file order.
+
+    They are spread evenly over the file, in which one source stands behind another.
+    """
+    found: dict[int, tuple[str, np.ndarray, int]] = {}
+    tokens = 0
+    for row, name, text in _spread(path):
         ids = tokenizer.encode_batch([text])[0].astype(np.int64)
         ids = np.concatenate([[tokenizer.bos_id] * bos, ids, [tokenizer.eos_id]]).astype(np.int64)
-        documents.append((name, ids, len(text.encode())))
+        found[row] = (name, ids, len(text.encode()))
         tokens += len(ids)
         if tokens >= limit:
             break
-    return documents
+    return [found[row] for row in sorted(found)]
 
 
-def _texts(path: Path) -> Iterator[tuple[str, str]]:
+def _spread(path: Path, block: int = 256) -> Iterator[tuple[int, str, str]]:
+    """(row, id, text) of every row once, in an order of which any beginning is spread evenly: golden-section steps."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=256, columns=["id", "text"]):
-            yield from zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True)
+        rows = file.metadata.num_rows
+        stride = round(rows * (math.sqrt(5) - 1) / 2)
+        while math.gcd(stride, rows) > 1:
+            stride += 1
+        order_R = np.arange(rows) * stride % max(rows, 1)
+        starts = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
+        for first in range(0, rows, block):
+            chosen = order_R[first : first + block]
+            texts = {}
+            groups = np.searchsorted(starts, chosen, side="right") - 1
+            for group in np.unique(groups):
+                table = file.read_row_group(group, columns=["id", "text"])
+                for row in chosen[groups == group]:
+                    index = int(row - starts[group])
+                    texts[row] = (table["id"][index].as_py(), table["text"][index].as_py())
+            yield from ((int(row), *texts[row]) for row in chosen)
 
 
 @torch.no_grad()

@@ -114,7 +114,7 @@ def _compression(tokenizer: Tokenizer, texts: list[str]) -> dict[str, float]:
     return {
         "tokens_per_character": round(len(ids) / sum(map(len, texts)), 4),
         "bytes_per_token": round(sum(len(text.encode()) for text in texts) / len(ids), 4),
-        "byte_share": round(float(fallback.mean()), 6),
+        "byte_piece_share": round(float(fallback.mean()), 6),
     }
 
 
