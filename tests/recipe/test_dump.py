@@ -123,7 +123,7 @@ def test_diff() -> None:
     new.evaluate.shots = [0]
     new.corpus.validation = [copy.deepcopy(old.corpus.sources[3])]
     assert recipe_diff(old, new, identity_only=True) == [
-        "corpus.sources.sandbox-en.weight: 0.36 -> 0.5",
+        f"corpus.sources.sandbox-en.weight: {old.corpus.sources[0].weight} -> 0.5",
         "corpus.sources.python-stdlib: removed",
         "corpus.validation.python-stdlib: added",
         f"pretrain.peak_lr: {old.pretrain.peak_lr} -> 0.0003",
