@@ -41,12 +41,10 @@ class WithDefault(Commands):
 
     default = "run"
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands:
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = [self.default, *args]
-        return super().resolve_command(ctx, args)
+        return super().parse_args(ctx, args)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -184,11 +182,60 @@ def _stage_command(name: str, summary: str, examples: str) -> None:
     cli.command(name)(command)
 
 
-_stage_command(
-    "corpus",
-    "Read the sources, clean and deduplicate them, set validation text aside; every drop is counted with its reason.",
-    "  xmodel corpus recipes/quickstart.yaml\n  xmodel corpus mine.yaml corpus.keep_dropped=true",
-)
+@cli.group(cls=WithDefault)
+def corpus() -> None:
+    """Read the sources, clean and deduplicate them, set validation text aside; every drop is counted with its reason.
+
+    \b
+    Examples:
+      xmodel corpus recipes/quickstart.yaml
+      xmodel corpus mine.yaml corpus.keep_dropped=true
+      xmodel corpus plan mine.yaml                  what the weights draw from each source
+    """
+
+
+@corpus.command("run", hidden=True)
+@TARGET
+@OVERRIDES
+@FOLDER
+@REDO
+@JSON
+def corpus_run(target: str, overrides: tuple[str, ...], folder: str | None, redo: str | None, as_json: bool) -> None:
+    """The corpus stage of a run (`run` may be left out)."""
+    rows = _carry_out(_run(target, overrides, folder), ("corpus",), redo)
+    if as_json:
+        click.echo(json.dumps(rows[0], ensure_ascii=False))
+
+
+@corpus.command("plan")
+@TARGET
+@OVERRIDES
+@JSON
+def corpus_plan(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what the mixture draws from each source: tokens available, weight, epochs, tokens drawn, repeated or cut.
+
+    Tokens available are those that a finished run counted, else the sizes that the recipe states (`tokens`).
+
+    \b
+    Examples:
+      xmodel corpus plan recipes/xmodel-lm-1.1b.yaml
+      xmodel corpus plan runs/quickstart --json
+    """
+    from dataclasses import asdict
+
+    from xmodel.corpus.mixture import plan, plan_table
+    from xmodel.files import read_json
+
+    opened = _run(target, overrides, None)
+    recipe, manifest = opened.recipe, opened.path("tokens", "manifest.json")
+    counted = None
+    if Path(target).is_dir() and manifest.exists():
+        counted = {name: source["tokens"] for name, source in read_json(manifest)["train"].items()}
+    budget = recipe.pretrain.steps * recipe.pretrain.global_batch * recipe.model.context_length
+    made = plan(recipe.corpus.sources, budget, counted)
+    click.echo(json.dumps(asdict(made), ensure_ascii=False) if as_json else plan_table(made))
+
+
 _stage_command(
     "tokenizer",
     "Train the SentencePiece tokenizer on the corpus and write the equal tokenizer.json.",

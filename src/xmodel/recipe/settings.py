@@ -32,24 +32,53 @@ def setting(
 
 
 @dataclass
+class Fields:
+    """Where a record keeps what is said about its text. A path as in `text_field`; empty: the record has none."""
+
+    id: str = setting("id", "the document's own id; where a record has none, its place in the file is the id")
+    language: str = setting(
+        "", "its language (en, zh-cn, cmn_Hani, Chinese, ...); it comes before the source's language"
+    )
+    category: str = setting("", "its category; where a record has none, the source's category stands")
+    provenance: str = setting("", "where the text comes from: an address, a file name")
+    licence: str = setting("", "the licence of the text; where a record has none, the source's licence stands")
+
+
+@dataclass
 class Source:
     """One source of text."""
 
     name: str = setting("", "name of the source, unique in the recipe; it names the files")
-    reader: Literal["jsonl", "text", "sandbox", "stdlib"] = setting(
+    reader: Literal["jsonl", "parquet", "text", "code", "hf", "sandbox", "stdlib"] = setting(
         "jsonl",
-        "jsonl: JSON lines (.jsonl, .jsonl.gz); text: one document a file; "
-        "sandbox: the embedded bilingual world; stdlib: the running Python's standard library",
+        "jsonl: JSON lines (plain, .gz, .zst); parquet; text, code: one document a file; hf: a Hugging Face dataset, "
+        "a local folder or streamed from the hub; sandbox: the embedded bilingual world; stdlib: the running Python's "
+        "standard library",
     )
     paths: list[str] = setting(
         [],
-        "files, folders or glob patterns, relative to corpus.root; for the sandbox the names of its parts (en, zh, parallel)",
+        "files, folders or glob patterns, relative to corpus.root; for hf a folder or OWNER/NAME of the hub; for the "
+        "sandbox the names of its parts (en, zh, parallel)",
     )
-    text_field: str = setting("text", "the field of a JSON line that holds the text")
+    text_field: str = setting(
+        "text",
+        "the field that holds the text: `a.b` is a field inside a field, `paragraphs[].text` the items of a list "
+        "(joined by a newline), `title, body` two fields (joined by an empty line)",
+    )
+    fields: Fields = setting(Fields, "further fields of a record that are carried along")
+    subset: str = setting("", "hf: the configuration of the dataset; empty: its default")
+    split: str = setting("train", "hf: the split of the dataset")
+    revision: str = setting("", "hf: commit or tag of a hub dataset; empty: its newest, which may change between runs")
+    bad_rows: Literal["refuse", "drop"] = setting(
+        "refuse",
+        "a record that cannot be read (not JSON, not UTF-8, no text, too large, an id that stands twice, cut off): "
+        "refuse: stop and say where; drop: drop it with that reason, counted",
+    )
     language: Literal["en", "zh", "auto"] = setting(
         "auto", "en, zh, or auto: decided per document by its share of Han characters"
     )
     category: str = setting("web", "kind of text (web, book, code, ...), for the corpus table of the report")
+    licence: str = setting("", "licence of the text, carried along with every document; empty: not known")
     weight: float = setting(
         0.0, "share of the training samples that come from this source; all weights sum to 1", least=0, most=1
     )
@@ -58,6 +87,12 @@ class Source:
         None,
         "published size in tokens, if known: `xmodel recipe check` derives the epochs from it",
         least=1,
+        identity=False,
+    )
+    epochs: float | None = setting(
+        None,
+        "published number of epochs, if known: `xmodel corpus plan` says where the weight does not lead to it",
+        least=0,
         identity=False,
     )
 
@@ -123,6 +158,16 @@ class Corpus:
     deduplicate: bool = setting(True, "drop exact duplicates (of the folded text), within and across sources")
     decontaminate: bool = setting(
         True, "drop documents that contain a held-out question of the run's own question sets"
+    )
+    benchmarks: list[str] = setting(
+        [],
+        "folders of benchmarks (JSON lines, Parquet, CSV, saved Hugging Face datasets), a subfolder each; training "
+        "text that shares 13 words or 26 Han characters in a row with an item is contaminated",
+    )
+    contaminated: Literal["drop_document", "drop_span"] = setting(
+        "drop_document",
+        "what becomes of a document that shares text with a benchmark: dropped, or the shared text and 200 characters "
+        "on both sides cut out of it",
     )
     keep_dropped: bool = setting(False, "keep what was dropped, with its reason, in corpus/dropped/")
 
