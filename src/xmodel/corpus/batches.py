@@ -8,9 +8,10 @@ sums up by construction. Stages are pure but for `deduplicate.Seen`, so any engi
 | column      | type           | made by         | meaning                                                       |
 |-------------|----------------|-----------------|---------------------------------------------------------------|
 | `id`        | string         | sources         | where the document comes from                                 |
-| `text`      | string         | sources         | the document, as its author wrote it                          |
+| `text`      | string         | sources         | the document, as its author wrote it; lines may drop lines    |
 | `label`     | string or null | sources         | class of labelled dirt; null: a document like any other       |
 | `reason`    | string or null | every stage     | why the document is dropped; null: it is not                  |
+| `lines_removed` | int64      | lines           | lines that were dropped from `text`                           |
 | `folded`    | binary         | folding         | the text in the form in which texts are compared              |
 | `language`  | string         | filters         | "en" or "zh"                                                  |
 | `signature` | binary(16)     | deduplicate     | 128-bit hash of `folded`                                      |

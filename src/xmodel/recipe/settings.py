@@ -98,6 +98,148 @@ class Source:
 
 
 @dataclass
+class LanguageFilters:
+    """What depends on the language. A word is a Han character, or a run of other visible characters."""
+
+    min_words: int = setting(5, "fewer words are dropped", least=0)
+    min_alphabetic_share: float = setting(0.3, "least of the words that must hold a letter", least=0, most=1)
+    min_stop_words: int = setting(
+        0,
+        "least number of different stop words (the be to of and that have with) in a text of 100 words; code has none",
+        least=0,
+        most=8,
+    )
+    max_hash_share: float = setting(1.0, "most number signs per word; counts from 100 words on", least=0)
+    max_ellipsis_share: float = setting(0.2, "most ellipses per word", least=0)
+    max_ellipsis_lines: float = setting(
+        0.4, "most of the lines (ten or more) that may end with an ellipsis", least=0, most=1
+    )
+    max_bullet_lines: float = setting(
+        0.95, "most of the lines (ten or more) that may begin with a bullet", least=0, most=1
+    )
+    min_ended_lines: float = setting(
+        0.0, "least of the lines (ten or more) that must end like a sentence; tables and code do not", least=0, most=1
+    )
+    max_short_lines: float = setting(
+        1.0,
+        "most of the lines (ten or more) that may have 30 visible characters or fewer, a Han character counting as two",
+        least=0,
+        most=1,
+    )
+    min_mean_line_length: float = setting(
+        5.0, "least visible characters in a line, on average over ten or more", least=0
+    )
+    min_mean_paragraph_length: float = setting(
+        10.0, "least visible characters in a paragraph, on average over ten or more", least=0
+    )
+    min_punctuation_share: float = setting(
+        0.01, "least that must be punctuation, in a text of 100 words", least=0, most=1
+    )
+    max_punctuation_share: float = setting(0.5, "most that may be punctuation", least=0, most=1)
+    max_top_2gram_share: float = setting(
+        0.5,
+        "most of the letters and digits that the commonest 2-gram may make up, in a text of 100 words",
+        least=0,
+        most=1,
+    )
+    max_top_3gram_share: float = setting(
+        0.5,
+        "most of the letters and digits that the commonest 3-gram may make up, in a text of 100 words",
+        least=0,
+        most=1,
+    )
+    max_top_4gram_share: float = setting(
+        0.5,
+        "most of the letters and digits that the commonest 4-gram may make up, in a text of 100 words",
+        least=0,
+        most=1,
+    )
+    max_duplicate_5gram_share: float = setting(
+        0.8, "most of the letters and digits in 5-grams that stood before, in a text of 100 words", least=0, most=1
+    )
+    max_duplicate_6gram_share: float = setting(
+        0.78, "most of the letters and digits in 6-grams that stood before, in a text of 100 words", least=0, most=1
+    )
+    max_duplicate_7gram_share: float = setting(
+        0.76, "most of the letters and digits in 7-grams that stood before, in a text of 100 words", least=0, most=1
+    )
+    max_duplicate_8gram_share: float = setting(
+        0.74, "most of the letters and digits in 8-grams that stood before, in a text of 100 words", least=0, most=1
+    )
+    max_duplicate_9gram_share: float = setting(
+        0.72, "most of the letters and digits in 9-grams that stood before, in a text of 100 words", least=0, most=1
+    )
+    max_duplicate_10gram_share: float = setting(
+        0.7, "most of the letters and digits in 10-grams that stood before, in a text of 100 words", least=0, most=1
+    )
+
+
+@dataclass
+class EnglishFilters(LanguageFilters):
+    """Filters for documents in English, or in any language that is not Chinese. Shares are of the visible characters
+    unless said otherwise; 0 for a `min_`, or the largest value for a `max_`, is off."""
+
+    min_mean_word_length: float = setting(2.0, "least characters in a word, punctuation left out, on average", least=0)
+    max_mean_word_length: float = setting(
+        50.0, "most characters in a word, punctuation left out, on average; code and tables have long ones", least=0
+    )
+
+
+@dataclass
+class ChineseFilters(LanguageFilters):
+    """Filters for documents in Chinese, where the word is the character."""
+
+    min_words: int = setting(8, "fewer characters are dropped; a run of letters or digits counts as one", least=0)
+    min_stop_words: int = setting(
+        0, "least number of different stop words (的 是 在 不 了 和 有 这) in a text of 100 characters", least=0, most=8
+    )
+    min_mean_line_length: float = setting(
+        4.0, "least visible characters in a line, on average over ten or more", least=0
+    )
+    min_mean_paragraph_length: float = setting(
+        8.0, "least visible characters in a paragraph, on average over ten or more", least=0
+    )
+    max_top_2gram_share: float = setting(
+        0.35,
+        "most of the letters and digits that the commonest 2-gram may make up, in a text of 100 words",
+        least=0,
+        most=1,
+    )
+    max_top_3gram_share: float = setting(
+        0.35,
+        "most of the letters and digits that the commonest 3-gram may make up, in a text of 100 words",
+        least=0,
+        most=1,
+    )
+    max_top_4gram_share: float = setting(
+        0.35,
+        "most of the letters and digits that the commonest 4-gram may make up, in a text of 100 words",
+        least=0,
+        most=1,
+    )
+
+
+@dataclass
+class LineFilters:
+    """Lines that are dropped while their document is kept. A line of text has six words (or twelve Han characters) or
+    more, mostly letters; it is not indented, fenced or marked up: headings, code and rows of tables are none."""
+
+    max_furniture_share: float = setting(
+        0.4, "most of a line that may be phrases of web page furniture (menus, cookie banners); 1: off", least=0, most=1
+    )
+    max_copies: int = setting(
+        0, "further copies of a line of text in one document are dropped when there are so many; 0: off", least=0
+    )
+    max_document_share: float = setting(
+        0.02, "lines of text in more than this share of the documents of a source are dropped; 1: off", least=0, most=1
+    )
+    min_documents: int = setting(20, "... when they also stand in more than so many documents", least=1)
+    max_removed_share: float = setting(
+        0.4, "a document that would lose more than this share of its visible characters is dropped", least=0, most=1
+    )
+
+
+@dataclass
 class Filters:
     """Heuristic filters; a document that fails one is dropped with that reason and counted. Shares are of the visible
     characters (white space left out) unless said otherwise; 0 for a `min_`, or the largest value for a `max_`, is off."""
@@ -114,6 +256,15 @@ class Filters:
     min_letter_share: float = setting(0.20, "least that must be letters or Han characters", least=0, most=1)
     max_repeated_line_share: float = setting(
         0.65, "most that may stand in lines which repeat an earlier line of the document", least=0, most=1
+    )
+    max_repeated_lines: float = setting(
+        0.80, "most of the lines that may repeat an earlier line of the document", least=0, most=1
+    )
+    max_repeated_paragraph_share: float = setting(
+        0.50, "most that may stand in paragraphs which repeat an earlier one of the document", least=0, most=1
+    )
+    max_repeated_paragraphs: float = setting(
+        0.60, "most of the paragraphs that may repeat an earlier one of the document", least=0, most=1
     )
     max_list_share: float = setting(
         0.95, "most of the lines (ten or more) that may be items: a few words and no punctuation", least=0, most=1
@@ -136,6 +287,15 @@ class Filters:
     max_foreign_share: float = setting(
         0.30, "most of the letters that may be of a script other than Latin and Han", least=0, most=1
     )
+    max_other_language_share: float = setting(
+        0.60,
+        "most of the function words that may be of another language in Latin script (French, German, ...) than English",
+        least=0,
+        most=1,
+    )
+    en: EnglishFilters = setting(EnglishFilters, "thresholds for documents in English")
+    zh: ChineseFilters = setting(ChineseFilters, "thresholds for documents in Chinese")
+    lines: LineFilters = setting(LineFilters, "lines that are dropped while their document is kept")
 
 
 @dataclass
