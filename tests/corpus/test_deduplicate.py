@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from xmodel.corpus.batches import raw_batch, with_column
 from xmodel.corpus.deduplicate import Seen, deduplicating, signatures, signing
-from xmodel.corpus.folding import fold, fold_texts, folding
+from xmodel.corpus.folding import fold, fold_texts, folding, simplified
 from xmodel.corpus.holdout import held_out
 
 # Letters of all kinds, without the combining marks whose order a whole string's NFKD may change.
@@ -25,11 +25,11 @@ LETTERS = st.characters(exclude_categories=["Cs", "Mn", "Mc", "Me"])
 def test_folding_is_nfkd_and_case_folding_with_white_space_folded(texts):
     def reference(text: str) -> bytes:
         visible = [c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf")]
-        pieces = (
-            " " if c.isspace() else normal("NFKD", normal("NFKD", c).casefold()) if ord(c) < 0x10000 else c
-            for c in visible
-        )
+        pieces = (" " if c.isspace() else plain(c) if ord(c) < 0x10000 else c for c in visible)
         return " ".join("".join(pieces).split(" ")).encode()
+
+    def plain(c: str) -> str:
+        return "".join(simplified().get(ord(d), d) for d in normal("NFKD", normal("NFKD", c).casefold()))
 
     def collapse(folded: bytes) -> bytes:
         return b" ".join(part for part in folded.split(b" ") if part)
@@ -49,10 +49,20 @@ def test_folding_is_nfkd_and_case_folding_with_white_space_folded(texts):
         ("ﬁne…", "fine..."),
         ("STRASSE", "straße"),
         ("zero\u200bwidth", "zerowidth"),
+        ("漢語書籍在圖書館裡，頭髮後麵條", "汉语书籍在图书馆里，头发后面条"),
+        ("裏面為什麼著急，接著瞭解乾燥的乾坤", "里面为什么着急，接着了解干燥的乾坤"),
+        ("曬於臺灣、颱風和舞台；關係、聯繫", "晒于台湾、台风和舞台；关系、联系"),
     ],
 )
 def test_what_a_reader_calls_the_same_folds_to_the_same(one, other):
     assert fold_texts([one]) == fold_texts([other])
+
+
+def test_every_character_folds_to_one_that_stays():
+    forms = simplified()
+    assert len(forms) > 3500
+    assert not {ord(simple) for simple in forms.values()} & set(forms)
+    assert fold_texts(["妳你後发髮"]) == ["妳你后发发".encode()]  # 妳 is a word of its own
 
 
 def test_what_differs_stays_apart():

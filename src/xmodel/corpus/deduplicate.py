@@ -34,7 +34,8 @@ def _finish(value):
 
 
 @numba.njit(cache=True, nogil=True)
-def _murmur3(offsets_D1, data_X):
+def murmur3(offsets_D1, data_X):
+    """MurmurHash3 x64 128 of each value of a column, as `utf8_buffers` gives it: uint64 [D, 2]."""
     hashes_D2 = np.empty((len(offsets_D1) - 1, 2), np.uint64)
     for document in range(len(offsets_D1) - 1):
         position = np.int64(offsets_D1[document])
@@ -68,7 +69,7 @@ def _murmur3(offsets_D1, data_X):
 
 def signing(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The stage that adds the column `signature`: 16 bytes, the hash of the column `folded`."""
-    hashes_D2 = _murmur3(*utf8_buffers(batch["folded"]))
+    hashes_D2 = murmur3(*utf8_buffers(batch["folded"]))
     column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(batch), [None, pa.py_buffer(hashes_D2)])
     return with_column(batch, "signature", column)
 

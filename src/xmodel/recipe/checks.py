@@ -32,6 +32,10 @@ def _check_corpus(corpus: Corpus, reading: Reading) -> None:
     limits = ("corpus.filters.min_characters", "corpus.filters.max_characters")
     if reading.sound(*limits) and filters.min_characters > filters.max_characters:
         reading.report(limits[0], f"is larger than max_characters ({number(filters.max_characters)})")
+    near = corpus.near_duplicates
+    bands = "corpus.near_duplicates.bands"
+    if reading.sound(bands, "corpus.near_duplicates.permutations") and near.bands > near.permutations:
+        reading.report(bands, f"is larger than permutations ({near.permutations}): a band has at least one value")
     if not reading.sound("corpus.sources", "corpus.validation"):
         return
     if not corpus.sources:

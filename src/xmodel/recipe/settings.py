@@ -299,6 +299,38 @@ class Filters:
 
 
 @dataclass
+class NearDuplicates:
+    """Documents that differ from an earlier one by a few characters."""
+
+    mode: Literal["off", "simhash", "minhash"] = setting(
+        "simhash",
+        "simhash: copies with up to about 2 % of their characters edited; minhash: up to about 10 %, at more work; off",
+    )
+    shortest: int = setting(
+        100, "documents of fewer folded characters are left alone: too few 5-grams to judge by", least=5
+    )
+    distance: int = setting(
+        18,
+        "simhash: candidates are pairs whose 64-bit SimHashes differ in at most this many bits; to 3 none is missed",
+        least=0,
+        most=24,
+    )
+    permutations: int = setting(256, "values of a document's MinHash sketch; 3 bytes each", least=16, most=4096)
+    bands: int = setting(
+        85,
+        "minhash: bands of permutations / bands values each; candidates are pairs that share one",
+        least=1,
+        most=1024,
+    )
+    threshold: float = setting(
+        0.0,
+        "least estimated share of 5-grams that a pair has in common, in the same order; 0: 0.65 for simhash, 0.30 for minhash",
+        least=0,
+        most=1,
+    )
+
+
+@dataclass
 class Corpus:
     """Text in, clean weighted documents out."""
 
@@ -316,6 +348,7 @@ class Corpus:
     )
     filters: Filters = setting(Filters, "heuristic filters")
     deduplicate: bool = setting(True, "drop exact duplicates (of the folded text), within and across sources")
+    near_duplicates: NearDuplicates = setting(NearDuplicates, "near duplicates, found after the exact ones")
     decontaminate: bool = setting(
         True, "drop documents that contain a held-out question of the run's own question sets"
     )

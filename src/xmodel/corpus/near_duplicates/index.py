@@ -1,0 +1,330 @@
+"""Near duplicates of a whole corpus: buckets, verified pairs, clusters, and who is kept; a folder that is an index.
+
+    records.npy          what is known of every document, [N] of `record_dtype`: an index's documents, then the new ones
+    kept.npy             int64 [N]: the document that is kept instead; -1: this one is kept
+    index.json           settings, and the files of documents in their order
+    buckets/00000.npy    per chunk of documents: (key, document) by partition, .starts    } gone when all is decided
+    pairs/00000.npy      per partition of the keys: verified pairs                        }
+
+**Which member of a cluster is kept: the first one**, in the order of the files and of the rows within them, as for
+exact duplicates; a document of the index comes before all new ones and is never dropped for them.
+
+The outcome is a function of the sketches, their order and the settings alone. A connected component does not depend on
+the order in which its edges are found, so partitions and workers may be as many as one likes and finish when they like.
+Each step writes whole files or nothing, and a repeated call does only what is missing. Memory holds one partition, 16
+bytes a document, and the pages of records.npy that the system can spare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from xmodel.corpus.batches import alive
+from xmodel.corpus.deduplicate import murmur3
+from xmodel.corpus.near_duplicates.pairs import (
+    bucket_keys,
+    hamming,
+    join,
+    number_of_keys,
+    roots,
+    similarity,
+    threshold,
+    verified_pairs,
+)  # fmt: skip
+from xmodel.corpus.near_duplicates.sketch import COLUMN, sketch_dtype, sketches
+from xmodel.corpus.utf8 import utf8_buffers
+from xmodel.errors import MachineError, UserError
+from xmodel.files import atomic_write, checksum, read_json, write_json
+from xmodel.recipe.settings import NearDuplicates
+
+CHUNK = 1 << 14  # documents of a bucket file
+PARTITION_RECORDS = 4 << 20  # keys of a partition, about; 16 bytes each
+COPIED = 1 << 24  # bytes
+
+Mapper = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
+
+
+def record_dtype(permutations: int) -> np.dtype:
+    """What is recorded of a document: the MurmurHash3 of its id, whether it takes part, its sketch."""
+    return np.dtype([("id", "<u8", 2), ("takes_part", "?"), ("sketch", sketch_dtype(permutations))], align=True)
+
+
+def records(batch: pa.RecordBatch, settings: NearDuplicates) -> np.ndarray:
+    """What the map stage records of a batch that has the column `sketch`: [D] of `record_dtype`.
+
+    Documents that have a `reason` already, or fewer than `settings.shortest` characters, do not take part.
+    """
+    records_D = np.zeros(len(batch), record_dtype(settings.permutations))
+    records_D["id"] = murmur3(*utf8_buffers(batch["id"]))
+    records_D["sketch"] = sketches(batch[COLUMN], settings.permutations)
+    records_D["takes_part"] = alive(batch) & (records_D["sketch"]["characters"] >= settings.shortest)
+    return records_D
+
+
+def write_records(path: Path, parts: Sequence[np.ndarray], settings: NearDuplicates) -> None:
+    """Write the records of a file of documents, batch after batch, for `find_near_duplicates`."""
+    with atomic_write(path) as stream:
+        np.save(stream, np.concatenate([np.zeros(0, record_dtype(settings.permutations)), *parts]))
+
+
+def find_near_duplicates(
+    files: Sequence[Path],
+    settings: NearDuplicates,
+    folder: Path,
+    *,
+    index: Path | None = None,
+    excluded: Sequence[np.ndarray] | None = None,
+    mapper: Mapper = map,
+    partitions: int | None = None,
+) -> list[np.ndarray]:
+    """Find the documents that are near duplicates of earlier ones.
+
+    Args:
+        files: records of the documents, as `write_records` wrote them, in the order that decides who is first.
+        settings: `corpus.near_duplicates` of the recipe; the mode is not "off".
+        folder: where the index is built. A call that was cut short is taken up where it stopped; so the same folder
+            must be given the same files (by content), settings and index.
+        index: the folder of an earlier call with the same settings; its documents come first and stay as they are.
+        excluded: bool [D] for each file: documents that take no part, because they are dropped for another reason.
+        mapper: carries out a picklable function for numbers, in any order, by any number of workers.
+        partitions: of the keys; the outcome does not depend on it. None: as many as the documents need.
+
+    Returns:
+        For each file int64 [D]: -1 for a document that is kept (or takes no part), else the number of the document that
+        is kept instead, in the order of the index's and then the files' documents; `located` says where that is.
+
+    Raises:
+        UserError: the index was made with other settings.
+        MachineError: a file of records is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = [{"file": path.name, "checksum": checksum(path)} for path in files]
+    flags = (
+        [hashlib.blake2b(np.packbits(flag).tobytes()).hexdigest() for flag in excluded]
+        if excluded is not None
+        else None
+    )
+    plan = {
+        "settings": _shape(settings),
+        "files": inputs,
+        "index": index and checksum(index / "kept.npy"),
+        "excluded": flags,
+        "partitions": partitions,
+    }
+    if not (folder / "plan.json").exists() or read_json(folder / "plan.json") != plan:
+        for name in ("buckets", "pairs"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("index.json", "kept.npy", "records.npy"):
+            (folder / name).unlink(missing_ok=True)
+        write_json(folder / "plan.json", plan)
+    if not (folder / "index.json").exists():
+        _build(files, settings, folder, index, excluded, mapper, partitions)
+    described = read_json(folder / "index.json")
+    kept_N = np.load(folder / "kept.npy", mmap_mode="r")
+    starts = np.cumsum(
+        [
+            described["settled"],
+            *(file["documents"] for file in described["files"][len(described["files"]) - len(files) :]),
+        ]
+    )
+    return [np.array(kept_N[begin:end]) for begin, end in itertools.pairwise(starts)]
+
+
+def _shape(settings: NearDuplicates) -> dict[str, Any]:
+    return {**asdict(settings), "threshold": threshold(settings)}
+
+
+def _build(
+    files: Sequence[Path],
+    settings: NearDuplicates,
+    folder: Path,
+    index: Path | None,
+    excluded: Sequence[np.ndarray] | None,
+    mapper: Mapper,
+    partitions: int | None,
+) -> None:
+    described: list[dict[str, Any]] = []
+    settled = 0
+    if index is not None:
+        earlier = read_json(index / "index.json")
+        if earlier["settings"] != _shape(settings):
+            raise UserError(
+                f"{index}: this index of near duplicates was made with other settings ({earlier['settings']}); "
+                "use those, or build the index anew"
+            )
+        described, settled = earlier["files"], sum(file["documents"] for file in earlier["files"])
+    arrays = [_load_records(path, settings) for path in files]
+    described = described + [{"file": path.name, "documents": len(a)} for path, a in zip(files, arrays, strict=True)]
+    documents = sum(file["documents"] for file in described)
+    if not (folder / "records.npy").exists():
+        everything = [(array, None if excluded is None else excluded[number]) for number, array in enumerate(arrays)]
+        if index is not None:
+            everything.insert(0, (_load_records(index / "records.npy", settings), None))
+        _concatenate(folder / "records.npy", everything, record_dtype(settings.permutations))
+
+    partitions = partitions or -(-documents * number_of_keys(settings) // PARTITION_RECORDS) or 1
+    for folder_of in ("buckets", "pairs"):
+        (folder / folder_of).mkdir(exist_ok=True)
+    for _ in mapper(partial(_write_buckets, folder, settings, partitions), range(-(-documents // CHUNK))):
+        pass
+    for _ in mapper(partial(_write_pairs, folder, settings, settled), range(partitions)):
+        pass
+
+    parents_N = np.arange(documents)
+    kept_N = np.full(documents, -1, np.int64)
+    if index is not None:
+        kept_N[:settled] = np.load(index / "kept.npy")
+        dropped = np.flatnonzero(kept_N >= 0)
+        join(parents_N, np.stack([kept_N[dropped], dropped], axis=1))
+    for path in sorted((folder / "pairs").glob("*.npy")):
+        join(parents_N, np.load(path))
+    first_N = roots(parents_N)
+    new_N = np.arange(settled, documents)
+    kept_N[settled:] = np.where(first_N[settled:] < new_N, first_N[settled:], -1)
+    with atomic_write(folder / "kept.npy") as stream:
+        np.save(stream, kept_N)
+    write_json(folder / "index.json", {"settings": _shape(settings), "settled": settled, "files": described})
+    for folder_of in ("buckets", "pairs"):
+        shutil.rmtree(folder / folder_of)
+
+
+def _load_records(path: Path, settings: NearDuplicates) -> np.ndarray:
+    """The records of a file, mapped into memory."""
+    try:
+        mapped_D = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        raise MachineError(f"{path}: no readable records of documents ({error})") from None
+    if mapped_D.dtype != record_dtype(settings.permutations):
+        raise MachineError(f"{path}: sketches of another shape than corpus.near_duplicates.permutations asks for")
+    return mapped_D.view(np.ndarray)
+
+
+def _concatenate(path: Path, arrays: list[tuple[np.ndarray, np.ndarray | None]], kind: np.dtype) -> None:
+    """One file of all records; what is excluded takes no part."""
+    step = max(1, COPIED // kind.itemsize)
+    shape = (sum(len(array) for array, _ in arrays),)
+    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    with atomic_write(path) as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for array, excluded_D in arrays:
+            for begin in range(0, len(array), step):
+                part = np.array(array[begin : begin + step])
+                if excluded_D is not None:
+                    part["takes_part"] &= ~excluded_D[begin : begin + step]
+                stream.write(part.tobytes())
+
+
+def _write_buckets(folder: Path, settings: NearDuplicates, partitions: int, chunk: int) -> None:
+    """The keys of a chunk of documents, sorted by partition."""
+    path = folder / "buckets" / f"{chunk:05d}.npy"
+    if path.exists():
+        return
+    records_D = _load_records(folder / "records.npy", settings)[chunk * CHUNK : (chunk + 1) * CHUNK]
+    nodes_D = np.flatnonzero(records_D["takes_part"])
+    keys_DT = bucket_keys(records_D["sketch"][nodes_D], settings)
+    keys_R = keys_DT.ravel()
+    nodes_R = np.repeat(nodes_D + chunk * CHUNK, keys_DT.shape[1])
+    of_R = keys_R % np.uint64(partitions)
+    order_R = np.argsort(of_R, kind="stable")
+    starts_P1 = np.searchsorted(of_R[order_R], np.arange(partitions + 1, dtype=np.uint64))
+    for target, array in (
+        (path.with_suffix(".starts"), starts_P1),
+        (path, np.stack([keys_R, nodes_R.astype(np.uint64)], axis=1)[order_R]),
+    ):
+        with atomic_write(target) as stream:
+            np.save(stream, array)
+
+
+def _write_pairs(folder: Path, settings: NearDuplicates, settled: int, partition: int) -> None:
+    """The verified pairs of one partition of the keys."""
+    path = folder / "pairs" / f"{partition:05d}.npy"
+    if path.exists():
+        return
+    parts = [np.zeros((0, 2), np.uint64)]
+    for bucket in sorted((folder / "buckets").glob("*.npy")):
+        begin, end = np.load(bucket.with_suffix(".starts"))[partition : partition + 2]
+        parts.append(np.load(bucket, mmap_mode="r")[begin:end])
+    records_R2 = np.concatenate(parts)
+    records_R2 = records_R2[np.argsort(records_R2[:, 0], kind="stable")]  # documents ascend already
+    nodes_M, members_R = np.unique(records_R2[:, 1].astype(np.int64), return_inverse=True)
+    sketches_N = _load_records(folder / "records.npy", settings)["sketch"]
+    distance = settings.distance if settings.mode == "simhash" else 64
+    pairs_E2 = verified_pairs(
+        np.ascontiguousarray(records_R2[:, 0]), members_R, nodes_M, sketches_N["simhash"][nodes_M],
+        sketches_N["characters"], sketches_N["values"], sketches_N["positions"],
+        settled, distance, threshold(settings),
+    )  # fmt: skip
+    with atomic_write(path) as stream:
+        np.save(stream, pairs_E2)
+
+
+def located(folder: Path, number: int) -> dict[str, Any]:
+    """Where the document of this number stands: {"file": name of its file of records, "row": row in it}."""
+    for file in read_json(folder / "index.json")["files"]:
+        if number < file["documents"]:
+            return {"file": file["file"], "row": int(number)}
+        number -= file["documents"]
+    raise IndexError(f"{folder}: no document of this number")
+
+
+def evidence(folder: Path, document: str) -> dict[str, Any]:
+    """Why a document was dropped as a near duplicate, or which ones were dropped for it.
+
+    Args:
+        folder: of `find_near_duplicates`.
+        document: its id.
+
+    Returns:
+        "number", "file", "row" of the document (the first of that id), "takes_part"; "kept": the same of the member
+        that is kept, None where the document has no near duplicate; "cluster": for every member number, file and row,
+        and seen from the document "hamming" (bits of 64), "shared" (estimated Jaccard similarity of the 5-gram sets)
+        and "similarity" (as pairs are verified; 0 where it is not). Members are the kept one first.
+
+    Raises:
+        UserError: the index has no document of this id.
+    """
+    described = read_json(folder / "index.json")
+    settings = NearDuplicates(**described["settings"])
+    records_N = _load_records(folder / "records.npy", settings)
+    kept_N = np.load(folder / "kept.npy", mmap_mode="r").view(np.ndarray)
+    wanted = murmur3(*utf8_buffers(pa.array([document])))[0]
+    found = np.flatnonzero((records_N["id"] == wanted).all(axis=1))
+    if len(found) == 0:
+        raise UserError(f"{folder}: no document {document!r} in this index of near duplicates")
+    number = int(found[0])
+    first = int(kept_N[number]) if kept_N[number] >= 0 else number
+    members = [first, *np.flatnonzero(kept_N == first).tolist()]
+    sketches_N = records_N["sketch"]
+    own = sketches_N[number]
+
+    def compared(other: int) -> dict[str, Any]:
+        sketch = sketches_N[other]
+        return {
+            "number": other,
+            **located(folder, other),
+            "hamming": int(hamming(own["simhash"], sketch["simhash"])),
+            "shared": float((own["values"] == sketch["values"]).mean()),
+            "similarity": float(
+                similarity(sketches_N["characters"], sketches_N["values"], sketches_N["positions"], number, other, 0.0)
+            ),
+        }
+
+    cluster = [compared(member) for member in members] if len(members) > 1 else []
+    return {
+        "number": number,
+        **located(folder, number),
+        "takes_part": bool(records_N["takes_part"][number]),
+        "mode": settings.mode,
+        "kept": cluster[0] if cluster else None,
+        "cluster": cluster,
+    }
