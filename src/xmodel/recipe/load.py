@@ -70,8 +70,13 @@ def _resolve_paths(recipe: Recipe, folder: Path, reading: Reading) -> None:
 
     corpus = recipe.corpus
     root = Path(absolute(written_in("corpus.root"), corpus.root)) if corpus.root else None
-    for section in ("sources", "validation"):
-        for index, source in enumerate(getattr(corpus, section)):
+    sections = {
+        "sources": corpus.sources,
+        "validation": corpus.validation,
+        "quality.reference": corpus.quality.reference,
+    }
+    for section, sources in sections.items():
+        for index, source in enumerate(sources):
             base = root or written_in(f"corpus.{section}[{index}].paths")
             if source.reader in ("jsonl", "parquet", "text", "code"):
                 source.paths = [absolute(base, path) for path in source.paths]

@@ -331,6 +331,46 @@ class NearDuplicates:
 
 
 @dataclass
+class Quality:
+    """The quality filter: perplexity under a Kneser-Ney model of reference text. A language without one is not filtered."""
+
+    reference: list[Source] = setting(
+        [], "good text that the models learn from; each source states its language, en or zh. Empty: no filter"
+    )
+    order: int = setting(5, "words or characters of the longest n-grams", least=1, most=5)
+    prune: list[int] = setting(
+        [0, 0, 1],
+        "n-grams of 1, 2, ... words that occur at most so often are left out; the last number holds for longer ones",
+        least=0,
+    )
+    keep: Literal["head", "middle", "all"] = setting(
+        "middle", "what is kept: the head, all but the tail (middle), or everything (all: the perplexity is only noted)"
+    )
+    head: float = setting(
+        0.33, "share of the sample, those of lowest perplexity, whose highest one bounds the head", least=0, most=1
+    )
+    tail: float = setting(0.95, "the same share where the tail begins", least=0, most=1)
+    max_perplexity_en: float = setting(
+        0.0, "threshold for English by value, in place of both quantiles; 0: by quantile", least=0
+    )
+    max_perplexity_zh: float = setting(
+        0.0, "threshold for Chinese by value, in place of both quantiles; 0: by quantile", least=0
+    )
+    max_bad_paragraphs: float = setting(
+        1.0, "most of a document's units that may stand in paragraphs above the threshold", least=0, most=1
+    )
+    sample_documents: int = setting(
+        10_000, "documents from the beginning of each training source that the quantiles are taken of", least=1
+    )
+    memory: int = setting(
+        1_000_000_000,
+        "bytes that sorting may use while the models are trained; the vocabulary comes on top",
+        least=1_000_000,
+        identity=False,
+    )
+
+
+@dataclass
 class Corpus:
     """Text in, clean weighted documents out."""
 
@@ -347,6 +387,7 @@ class Corpus:
         0.0, "share of labelled dirt mixed into sandbox sources, so that the filters can be scored", least=0, most=0.9
     )
     filters: Filters = setting(Filters, "heuristic filters")
+    quality: Quality = setting(Quality, "quality filter by perplexity; off without reference text")
     deduplicate: bool = setting(True, "drop exact duplicates (of the folded text), within and across sources")
     near_duplicates: NearDuplicates = setting(NearDuplicates, "near duplicates, found after the exact ones")
     decontaminate: bool = setting(

@@ -201,7 +201,12 @@ def input_files(corpus: Corpus) -> list[Path]:
     from xmodel.corpus.benchmarks import benchmark_files  # which reads with the readers of this folder
 
     found: set[Path] = set()
-    for kind, sources in (("sources", corpus.sources), ("validation", corpus.validation)):
+    sections = {
+        "sources": corpus.sources,
+        "validation": corpus.validation,
+        "quality.reference": corpus.quality.reference,
+    }
+    for kind, sources in sections.items():
         for index, source in enumerate(sources):
             found.update(files(source, f"corpus.{kind}[{index}]"))
     found.update(benchmark_files(corpus.benchmarks))
