@@ -323,7 +323,8 @@ def test_labelled_dirt_is_told_from_clean_text():
             counts.add_read(batch)
             counts.add(batch, np.zeros(len(batch), np.bool_))
     scores = score_dirt(counts)
-    for label in set(MEANT_FOR) - {"exact_duplicate", "leaked_question"}:
+    judged = {label for label in MEANT_FOR if "duplicate" not in label} - {"leaked_question"}
+    for label in judged:
         assert scores["dirt"][label]["recall"] >= 0.95, label
         assert scores["dirt"][label]["precision"] >= 0.95, label
     assert scores["clean"]["dropped"] <= 0.001 * scores["clean"]["made"]

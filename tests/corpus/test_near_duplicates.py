@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from xmodel.corpus import sandbox
 from xmodel.corpus.batches import raw_batch, with_column
 from xmodel.corpus.deduplicate import signing
-from xmodel.corpus.folding import folding
-from xmodel.corpus.near_duplicates import evidence, find_near_duplicates, located, records, sketching, write_records
+from xmodel.corpus.folding import fold_texts, folding
+from xmodel.corpus.near_duplicates import compare, find_near_duplicates, records, sketching, write_records
 from xmodel.corpus.near_duplicates.pairs import bucket_keys, hamming, masks, mix_all, similarity, threshold
 from xmodel.corpus.near_duplicates.sketch import sketch
 from xmodel.corpus.sandbox.dirt import edited
@@ -58,8 +58,8 @@ def worn(text: str, share: float, seed: int) -> str:
     return edited(draw, text, share)
 
 
-def sketched(texts: list[str], setup: NearDuplicates, ids: list[str] | None = None) -> np.ndarray:
-    return records(sketching(folding(raw_batch(ids or [f"d{n}" for n in range(len(texts))], texts)), setup), setup)
+def sketched(texts: list[str], setup: NearDuplicates) -> np.ndarray:
+    return records(sketching(folding(raw_batch([f"d{n}" for n in range(len(texts))], texts)), setup), setup)
 
 
 def shingle_hashes(text: str) -> list[int]:
@@ -249,10 +249,6 @@ def test_a_later_batch_meets_the_index_as_if_all_had_come_at_once(data):
         assert early.tolist() == brute_force(recorded[:cut], setup)
         assert late.tolist() == at_once[cut:]
         assert np.load(folder / "late" / "kept.npy")[:cut].tolist() == early.tolist()  # stays as it is
-        for number in (0, cut, len(texts) - 1):
-            if number < len(texts):
-                place = located(folder / "late", number)
-                assert place == {"file": f"{int(number >= cut):03d}.npy", "row": number - cut * (number >= cut)}
 
 
 def test_who_does_not_take_part(tmp_path):
@@ -309,23 +305,12 @@ def test_a_call_that_was_cut_short_is_taken_up(tmp_path):
     assert other[0].tolist() == brute_force(recorded[:9], setup)
 
 
-def test_evidence_names_the_kept_member_and_how_near_it_is(tmp_path):
-    setup = NearDuplicates(mode="minhash")
+def test_how_near_two_texts_are():
     text = prose(3, 80)
-    texts = [prose(4, 80), text, worn(text, 0.02, 1), prose(5, 80), worn(text, 0.05, 2)]
-    recorded = sketched(texts, setup, ["w", "first", "second", "x", "third"])
-    files = write_files(tmp_path, recorded, [2], setup)
-    find_near_duplicates(files, setup, tmp_path / "index")
-    told = evidence(tmp_path / "index", "third")
-    assert (told["file"], told["row"], told["takes_part"], told["mode"]) == ("001.npy", 2, True, "minhash")
-    assert (told["kept"]["file"], told["kept"]["row"], told["kept"]["number"]) == ("000.npy", 1, 1)
-    assert [member["number"] for member in told["cluster"]] == [1, 2, 4]
-    assert 0.5 < told["kept"]["similarity"] <= told["kept"]["shared"] < 0.8
-    assert told["cluster"][2] | {"hamming": 0, "shared": 1.0, "similarity": 1.0} == told["cluster"][2]
-    assert evidence(tmp_path / "index", "first")["kept"]["number"] == 1
-    assert evidence(tmp_path / "index", "x")["cluster"] == []
-    with pytest.raises(UserError, match="no document 'nobody'"):
-        evidence(tmp_path / "index", "nobody")
+    same, near, far = (compare(*fold_texts([text, other])) for other in (text, worn(text, 0.02, 1), prose(4, 80)))
+    assert same == {"hamming": 0, "shared": 1.0}
+    assert near["hamming"] < far["hamming"]
+    assert far["shared"] < 0.6 < near["shared"] < 1
 
 
 def test_wrong_input(tmp_path):
@@ -370,7 +355,7 @@ def test_what_is_found_in_the_sandbox(mode, tmp_path):
     setup = NearDuplicates(mode=mode)
     for part in sandbox.PARTS:
         wanted = [d for d in sandbox.documents(part, 2400, 7, 0.25) if d.label == "clean" or "duplicate" in d.label]
-        recorded = sketched([d.text for d in wanted], setup, [d.id for d in wanted])
+        recorded = sketched([d.text for d in wanted], setup)
         write_records(tmp_path / f"{part}.npy", [recorded], setup)
         (kept,) = find_near_duplicates([tmp_path / f"{part}.npy"], setup, tmp_path / part)
         for document, first in zip(wanted, kept.tolist(), strict=True):

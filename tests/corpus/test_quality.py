@@ -15,8 +15,8 @@ import pytest
 
 from xmodel.corpus.batches import raw_batch, with_column
 from xmodel.corpus.filters import filtering
-from xmodel.corpus.furniture import FURNITURE
 from xmodel.corpus.folding import folding
+from xmodel.corpus.furniture import FURNITURE
 from xmodel.corpus.kneser_ney.model import document_sums, load_model, score
 from xmodel.corpus.quality import paragraph_perplexities, prepare, quality_stage
 from xmodel.corpus.sources import read

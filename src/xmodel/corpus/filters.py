@@ -95,12 +95,23 @@ FUNCTION_WORDS = 5  # so many of the other language must be met, and this share 
 FUNCTION_SHARE = 0.07
 
 
-def quantities(batch: pa.RecordBatch, stated: Literal["en", "zh", "auto"]) -> dict[str, np.ndarray]:
+def stated_languages(batch: pa.RecordBatch, stated: Literal["en", "zh", "auto"]) -> np.ndarray:
+    """The language stated for each document, str [D]: its own (the column `language`), else its source's, else "auto".
+
+    What is neither en nor zh says nothing here: data sets name programming languages in such a field too.
+    """
+    if "language" not in batch.schema.names:
+        return np.full(len(batch), stated)
+    own_D = batch["language"].fill_null(stated).to_numpy(zero_copy_only=False).astype(str)
+    return np.where(np.isin(own_D, ("en", "zh")), own_D, stated)
+
+
+def quantities(batch: pa.RecordBatch, stated_D: np.ndarray) -> dict[str, np.ndarray]:
     """What the rules compare with their settings, under the settings' names.
 
     Args:
         batch: D documents with the columns `text` and `folded`.
-        stated: the language stated for their source.
+        stated_D: of `stated_languages`.
 
     Returns:
         float64 [D] each: lengths in characters or words, shares between 0 and 1; and "han_share".
@@ -139,8 +150,8 @@ def quantities(batch: pa.RecordBatch, stated: Literal["en", "zh", "auto"]) -> di
         "max_characters": length,
         "max_replacement_share": damaged / np.maximum(characters, 1),
         "max_foreign_share": (counts[Measure.KANA] + counts[Measure.FOREIGN]) / np.maximum(letters, 1),
-        "max_han_share": han if stated == "en" else np.zeros_like(han),
-        "min_han_share": han if stated == "zh" else np.ones_like(han),
+        "max_han_share": np.where(stated_D == "en", han, 0.0),
+        "min_han_share": np.where(stated_D == "zh", han, 1.0),
         "max_other_language_share": np.where(telling, other / np.maximum(other + english, 1), 0.0),
         "max_symbol_share": counts[Measure.SYMBOLS] / visible,
         "max_digit_share": counts[Measure.DIGITS] / visible,
@@ -178,11 +189,14 @@ def threshold(settings: Filters, name: str, language: Literal["en", "zh"]) -> fl
 
 
 def filtering(batch: pa.RecordBatch, settings: Filters, stated: Literal["en", "zh", "auto"]) -> pa.RecordBatch:
-    """The stage: decides each document's `language` and marks those that fail a rule; needs the column `folded`."""
-    values = quantities(batch, stated)
-    chinese_D = (
-        values["han_share"] >= settings.chinese_share if stated == "auto" else np.full(len(batch), stated == "zh")
-    )
+    """The stage: decides each document's `language` and marks those that fail a rule; needs the column `folded`.
+
+    Args:
+        stated: the language stated for the documents' source, for those that do not state their own.
+    """
+    stated_D = stated_languages(batch, stated)
+    values = quantities(batch, stated_D)
+    chinese_D = np.where(stated_D == "auto", values["han_share"] >= settings.chinese_share, stated_D == "zh")
     which_D = np.full(len(batch), -1)
     for index, rule in reversed(list(enumerate(RULES))):
         en, zh = (threshold(settings, rule.setting, language) for language in ("en", "zh"))

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import numba
 import numpy as np
@@ -162,6 +164,20 @@ class LineCounts:
 
     def __add__(self, other: LineCounts) -> LineCounts:
         return LineCounts(self.documents + other.documents, self.sketch_RW + other.sketch_RW)
+
+    def save(self, stream: IO[bytes]) -> None:
+        """Write the counts, without the places where nothing was counted."""
+        places = np.flatnonzero(self.sketch_RW)
+        np.savez(stream, documents=self.documents, places=places, counts=self.sketch_RW.flat[places])
+
+    @staticmethod
+    def load(path: Path) -> LineCounts:
+        """Read what `save` wrote."""
+        counts = LineCounts(0, np.zeros((ROWS, WIDTH), np.int32))
+        with np.load(path) as file:
+            counts.documents = int(file["documents"])
+            counts.sketch_RW.flat[file["places"]] = file["counts"]
+        return counts
 
     def of(self, hashes_L: np.ndarray) -> np.ndarray:
         """Documents that hold each line: int32 [L]."""

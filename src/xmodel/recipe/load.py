@@ -85,4 +85,5 @@ def _resolve_paths(recipe: Recipe, folder: Path, reading: Reading) -> None:
                 on_hub = {path for path in local if HUB_ID.fullmatch(path) and not Path(local[path]).exists()}
                 source.paths = [path if path in on_hub else local[path] for path in source.paths]
     corpus.benchmarks = [absolute(root or written_in("corpus.benchmarks"), path) for path in corpus.benchmarks]
+    corpus.index = absolute(root or written_in("corpus.index"), corpus.index) if corpus.index else ""
     corpus.root = str(root or os.path.normpath(folder.absolute()))

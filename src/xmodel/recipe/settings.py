@@ -388,8 +388,19 @@ class Corpus:
     )
     filters: Filters = setting(Filters, "heuristic filters")
     quality: Quality = setting(Quality, "quality filter by perplexity; off without reference text")
-    deduplicate: bool = setting(True, "drop exact duplicates (of the folded text), within and across sources")
-    near_duplicates: NearDuplicates = setting(NearDuplicates, "near duplicates, found after the exact ones")
+    deduplicate: bool = setting(
+        True,
+        "drop duplicates within and across sources; the first of several is kept. Exact ones are those of the folded text",
+    )
+    near_duplicates: NearDuplicates = setting(
+        NearDuplicates, "near duplicates, found after the exact ones if deduplicate is on"
+    )
+    index: str = setting(
+        "", "folder corpus/index of an earlier run (made with keep_index): what that corpus has is left out here"
+    )
+    keep_index: bool = setting(
+        False, "keep what later corpora need to be deduplicated against this one, in corpus/index/: 0.9 kB a document"
+    )
     decontaminate: bool = setting(
         True, "drop documents that contain a held-out question of the run's own question sets"
     )
@@ -403,7 +414,22 @@ class Corpus:
         "what becomes of a document that shares text with a benchmark: dropped, or the shared text and 200 characters "
         "on both sides cut out of it",
     )
-    keep_dropped: bool = setting(False, "keep what was dropped, with its reason, in corpus/dropped/")
+    keep_dropped: bool = setting(
+        False,
+        "keep the text of what was dropped in corpus/dropped/, where its id, reason and evidence stand in any case",
+    )
+    workers: int = setting(
+        0,
+        "processes that read, filter and write; 0: one per core, or none when there is little to do",
+        least=0,
+        identity=False,
+    )
+    memory: int = setting(
+        1_000_000_000,
+        "bytes that the search for duplicates may take; it goes through more documents in several passes",
+        least=1_000_000,
+        identity=False,
+    )
 
 
 @dataclass

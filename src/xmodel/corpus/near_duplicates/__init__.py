@@ -5,7 +5,7 @@ pairs.py    keys of candidates, verification of a pair, union-find
 index.py    the whole corpus: bucket files, pairs, clusters, who is kept, evidence, later batches
 """
 
-from xmodel.corpus.near_duplicates.index import evidence, find_near_duplicates, located, records, write_records
+from xmodel.corpus.near_duplicates.index import compare, find_near_duplicates, record_file, records, write_records
 from xmodel.corpus.near_duplicates.sketch import sketching
 
-__all__ = ["evidence", "find_near_duplicates", "located", "records", "sketching", "write_records"]
+__all__ = ["compare", "find_near_duplicates", "record_file", "records", "sketching", "write_records"]

@@ -20,7 +20,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,19 +31,16 @@ import numpy as np
 import pyarrow as pa
 
 from xmodel.corpus.batches import alive
-from xmodel.corpus.deduplicate import murmur3
 from xmodel.corpus.near_duplicates.pairs import (
     bucket_keys,
     hamming,
     join,
     number_of_keys,
     roots,
-    similarity,
     threshold,
     verified_pairs,
 )  # fmt: skip
-from xmodel.corpus.near_duplicates.sketch import COLUMN, sketch_dtype, sketches
-from xmodel.corpus.utf8 import utf8_buffers
+from xmodel.corpus.near_duplicates.sketch import COLUMN, sketch, sketch_dtype, sketches
 from xmodel.errors import MachineError, UserError
 from xmodel.files import atomic_write, checksum, read_json, write_json
 from xmodel.recipe.settings import NearDuplicates
@@ -55,8 +53,8 @@ Mapper = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 
 def record_dtype(permutations: int) -> np.dtype:
-    """What is recorded of a document: the MurmurHash3 of its id, whether it takes part, its sketch."""
-    return np.dtype([("id", "<u8", 2), ("takes_part", "?"), ("sketch", sketch_dtype(permutations))], align=True)
+    """What is recorded of a document: whether it takes part, and its sketch."""
+    return np.dtype([("takes_part", "?"), ("sketch", sketch_dtype(permutations))], align=True)
 
 
 def records(batch: pa.RecordBatch, settings: NearDuplicates) -> np.ndarray:
@@ -65,16 +63,38 @@ def records(batch: pa.RecordBatch, settings: NearDuplicates) -> np.ndarray:
     Documents that have a `reason` already, or fewer than `settings.shortest` characters, do not take part.
     """
     records_D = np.zeros(len(batch), record_dtype(settings.permutations))
-    records_D["id"] = murmur3(*utf8_buffers(batch["id"]))
     records_D["sketch"] = sketches(batch[COLUMN], settings.permutations)
     records_D["takes_part"] = alive(batch) & (records_D["sketch"]["characters"] >= settings.shortest)
     return records_D
 
 
-def write_records(path: Path, parts: Sequence[np.ndarray], settings: NearDuplicates) -> None:
-    """Write the records of a file of documents, batch after batch, for `find_near_duplicates`."""
-    with atomic_write(path) as stream:
-        np.save(stream, np.concatenate([np.zeros(0, record_dtype(settings.permutations)), *parts]))
+@contextmanager
+def record_file(path: Path, settings: NearDuplicates) -> Iterator[Callable[[np.ndarray], None]]:
+    """A file of documents for `find_near_duplicates`; the function that is yielded appends the records of a batch."""
+    kind = record_dtype(settings.permutations)
+    documents = 0
+
+    def write_header() -> None:  # numpy pads it, so that a larger shape takes the same room
+        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (documents,)}
+        np.lib.format.write_array_header_1_0(stream, header)
+
+    def append(records_D: np.ndarray) -> None:
+        nonlocal documents
+        stream.write(records_D.tobytes())
+        documents += len(records_D)
+
+    with atomic_write(path, shared=True) as stream:
+        write_header()
+        yield append
+        stream.seek(0)
+        write_header()
+
+
+def write_records(path: Path, parts: Iterable[np.ndarray], settings: NearDuplicates) -> None:
+    """Write a file of documents, batch after batch."""
+    with record_file(path, settings) as append:
+        for part in parts:
+            append(part)
 
 
 def find_near_duplicates(
@@ -101,7 +121,7 @@ def find_near_duplicates(
 
     Returns:
         For each file int64 [D]: -1 for a document that is kept (or takes no part), else the number of the document that
-        is kept instead, in the order of the index's and then the files' documents; `located` says where that is.
+        is kept instead, in the order of the index's and then the files' documents.
 
     Raises:
         UserError: the index was made with other settings.
@@ -268,63 +288,10 @@ def _write_pairs(folder: Path, settings: NearDuplicates, settled: int, partition
         np.save(stream, pairs_E2)
 
 
-def located(folder: Path, number: int) -> dict[str, Any]:
-    """Where the document of this number stands: {"file": name of its file of records, "row": row in it}."""
-    for file in read_json(folder / "index.json")["files"]:
-        if number < file["documents"]:
-            return {"file": file["file"], "row": int(number)}
-        number -= file["documents"]
-    raise IndexError(f"{folder}: no document of this number")
-
-
-def evidence(folder: Path, document: str) -> dict[str, Any]:
-    """Why a document was dropped as a near duplicate, or which ones were dropped for it.
-
-    Args:
-        folder: of `find_near_duplicates`.
-        document: its id.
-
-    Returns:
-        "number", "file", "row" of the document (the first of that id), "takes_part"; "kept": the same of the member
-        that is kept, None where the document has no near duplicate; "cluster": for every member number, file and row,
-        and seen from the document "hamming" (bits of 64), "shared" (estimated Jaccard similarity of the 5-gram sets)
-        and "similarity" (as pairs are verified; 0 where it is not). Members are the kept one first.
-
-    Raises:
-        UserError: the index has no document of this id.
-    """
-    described = read_json(folder / "index.json")
-    settings = NearDuplicates(**described["settings"])
-    records_N = _load_records(folder / "records.npy", settings)
-    kept_N = np.load(folder / "kept.npy", mmap_mode="r").view(np.ndarray)
-    wanted = murmur3(*utf8_buffers(pa.array([document])))[0]
-    found = np.flatnonzero((records_N["id"] == wanted).all(axis=1))
-    if len(found) == 0:
-        raise UserError(f"{folder}: no document {document!r} in this index of near duplicates")
-    number = int(found[0])
-    first = int(kept_N[number]) if kept_N[number] >= 0 else number
-    members = [first, *np.flatnonzero(kept_N == first).tolist()]
-    sketches_N = records_N["sketch"]
-    own = sketches_N[number]
-
-    def compared(other: int) -> dict[str, Any]:
-        sketch = sketches_N[other]
-        return {
-            "number": other,
-            **located(folder, other),
-            "hamming": int(hamming(own["simhash"], sketch["simhash"])),
-            "shared": float((own["values"] == sketch["values"]).mean()),
-            "similarity": float(
-                similarity(sketches_N["characters"], sketches_N["values"], sketches_N["positions"], number, other, 0.0)
-            ),
-        }
-
-    cluster = [compared(member) for member in members] if len(members) > 1 else []
+def compare(first: bytes, second: bytes, permutations: int = 256) -> dict[str, Any]:
+    """How near two folded texts are: "hamming" (bits of 64) and "shared" (estimated Jaccard similarity of 5-grams)."""
+    one, other = sketch(pa.array([first, second], pa.binary()), permutations)
     return {
-        "number": number,
-        **located(folder, number),
-        "takes_part": bool(records_N["takes_part"][number]),
-        "mode": settings.mode,
-        "kept": cluster[0] if cluster else None,
-        "cluster": cluster,
+        "hamming": int(hamming(one["simhash"], other["simhash"])),
+        "shared": float((one["values"] == other["values"]).mean()),
     }

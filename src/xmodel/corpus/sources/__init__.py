@@ -210,6 +210,7 @@ def input_files(corpus: Corpus) -> list[Path]:
         for index, source in enumerate(sources):
             found.update(files(source, f"corpus.{kind}[{index}]"))
     found.update(benchmark_files(corpus.benchmarks))
+    found.update(path for path in [Path(corpus.index, "documents.parquet")] if corpus.index and path.is_file())
     return sorted(found)
 
 
