@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from xmodel.console import progress
 from xmodel.corpus.earlier import Earlier
 from xmodel.corpus.ledger import EARLIER, Dropped, Ledger
 from xmodel.corpus.near_duplicates import find_near_duplicates
@@ -25,7 +26,11 @@ def find_near(ledger: Ledger, *, run: Runner, earlier: Earlier | None = None) ->
     job, starts = ledger.job, ledger.starts_S1
 
     def mapper(function: Callable[[int], Any], numbers: Iterable[int]) -> Iterator[Any]:
-        return (result for _, result in run(function, list(numbers)))
+        parts = list(numbers)
+        with progress("corpus: near duplicates", len(parts), "parts") as shown:
+            for _, result in run(function, parts):
+                shown.advance()
+                yield result
 
     kept = find_near_duplicates(
         [job.path(shard, "records.npy") for shard in ledger.shards],

@@ -3,7 +3,8 @@
     records.npy          what is known of every document, [N] of `record_dtype`: an index's documents, then the new ones
     kept.npy             int64 [N]: the document that is kept instead; -1: this one is kept
     index.json           settings, and the files of documents in their order
-    buckets/00000.npy    per chunk of documents: (key, document) by partition, .starts    } gone when all is decided
+    glances.npy          what most candidates are refused by, [N] of `glance_dtype`       } gone when all is decided
+    buckets/00000.npy    per chunk of documents: (key, document) by partition, .starts    }
     pairs/00000.npy      per partition of the keys: verified pairs                        }
 
 **Which member of a cluster is kept: the first one**, in the order of the files and of the rows within them, as for
@@ -11,8 +12,8 @@ exact duplicates; a document of the index comes before all new ones and is never
 
 The outcome is a function of the sketches, their order and the settings alone. A connected component does not depend on
 the order in which its edges are found, so partitions and workers may be as many as one likes and finish when they like.
-Each step writes whole files or nothing, and a repeated call does only what is missing. Memory holds one partition, 16
-bytes a document, and the pages of records.npy that the system can spare.
+Each step writes whole files or nothing, and a repeated call does only what is missing. Memory holds one partition, 8
+bytes a document, and the pages of glances.npy and records.npy that the system can spare.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ import pyarrow as pa
 from xmodel.corpus.batches import alive
 from xmodel.corpus.near_duplicates.pairs import (
     bucket_keys,
+    glance_dtype,
+    glances,
     hamming,
     join,
     number_of_keys,
@@ -46,7 +49,8 @@ from xmodel.files import atomic_write, checksum, read_json, write_json
 from xmodel.recipe.settings import NearDuplicates
 
 CHUNK = 1 << 14  # documents of a bucket file
-PARTITION_RECORDS = 4 << 20  # keys of a partition, about; 16 bytes each
+PARTITION_RECORDS = 4 << 20  # keys of a partition, about; 8 bytes each
+MOST_PARTITIONS = 1 << 16
 COPIED = 1 << 24  # bytes
 
 Mapper = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
@@ -144,7 +148,7 @@ def find_near_duplicates(
     if not (folder / "plan.json").exists() or read_json(folder / "plan.json") != plan:
         for name in ("buckets", "pairs"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("index.json", "kept.npy", "records.npy"):
+        for name in ("index.json", "kept.npy", "records.npy", "glances.npy"):
             (folder / name).unlink(missing_ok=True)
         write_json(folder / "plan.json", plan)
     if not (folder / "index.json").exists():
@@ -186,13 +190,14 @@ def _build(
     arrays = [_load_records(path, settings) for path in files]
     described = described + [{"file": path.name, "documents": len(a)} for path, a in zip(files, arrays, strict=True)]
     documents = sum(file["documents"] for file in described)
-    if not (folder / "records.npy").exists():
+    if not (folder / "glances.npy").exists():
         everything = [(array, None if excluded is None else excluded[number]) for number, array in enumerate(arrays)]
         if index is not None:
             everything.insert(0, (_load_records(index / "records.npy", settings), None))
-        _concatenate(folder / "records.npy", everything, record_dtype(settings.permutations))
+        _concatenate(folder, everything, settings.permutations)
 
     partitions = partitions or -(-documents * number_of_keys(settings) // PARTITION_RECORDS) or 1
+    partitions = min(partitions, MOST_PARTITIONS)
     for folder_of in ("buckets", "pairs"):
         (folder / folder_of).mkdir(exist_ok=True)
     for _ in mapper(partial(_write_buckets, folder, settings, partitions), range(-(-documents // CHUNK))):
@@ -216,6 +221,7 @@ def _build(
     write_json(folder / "index.json", {"settings": _shape(settings), "settled": settled, "files": described})
     for folder_of in ("buckets", "pairs"):
         shutil.rmtree(folder / folder_of)
+    (folder / "glances.npy").unlink()
 
 
 def _load_records(path: Path, settings: NearDuplicates) -> np.ndarray:
@@ -229,38 +235,39 @@ def _load_records(path: Path, settings: NearDuplicates) -> np.ndarray:
     return mapped_D.view(np.ndarray)
 
 
-def _concatenate(path: Path, arrays: list[tuple[np.ndarray, np.ndarray | None]], kind: np.dtype) -> None:
-    """One file of all records; what is excluded takes no part."""
-    step = max(1, COPIED // kind.itemsize)
+def _concatenate(folder: Path, arrays: list[tuple[np.ndarray, np.ndarray | None]], permutations: int) -> None:
+    """One file of all records, and one of their glances; what is excluded takes no part."""
+    kinds = {"records.npy": record_dtype(permutations), "glances.npy": glance_dtype(permutations)}
     shape = (sum(len(array) for array, _ in arrays),)
-    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
-    with atomic_write(path) as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
+    with ExitStack() as files:
+        streams = {name: files.enter_context(atomic_write(folder / name)) for name in reversed(kinds)}
+        for name, kind in kinds.items():
+            header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(streams[name], header)
+        step = max(1, COPIED // kinds["records.npy"].itemsize)
         for array, excluded_D in arrays:
             for begin in range(0, len(array), step):
                 part = np.array(array[begin : begin + step])
                 if excluded_D is not None:
                     part["takes_part"] &= ~excluded_D[begin : begin + step]
-                stream.write(part.tobytes())
+                streams["records.npy"].write(part.tobytes())
+                streams["glances.npy"].write(glances(part["sketch"]).tobytes())
 
 
 def _write_buckets(folder: Path, settings: NearDuplicates, partitions: int, chunk: int) -> None:
-    """The keys of a chunk of documents, sorted by partition."""
+    """The keys of a chunk of documents by partition, each with its document: uint64, the key in the upper half."""
     path = folder / "buckets" / f"{chunk:05d}.npy"
     if path.exists():
         return
     records_D = _load_records(folder / "records.npy", settings)[chunk * CHUNK : (chunk + 1) * CHUNK]
     nodes_D = np.flatnonzero(records_D["takes_part"])
     keys_DT = bucket_keys(records_D["sketch"][nodes_D], settings)
-    keys_R = keys_DT.ravel()
-    nodes_R = np.repeat(nodes_D + chunk * CHUNK, keys_DT.shape[1])
-    of_R = keys_R % np.uint64(partitions)
+    numbers_D = (nodes_D + chunk * CHUNK).astype(np.uint64)
+    records_R = ((keys_DT.astype(np.uint64) << np.uint64(32)) | numbers_D[:, None]).ravel()
+    of_R = (keys_DT.ravel() % np.uint32(partitions)).astype(np.uint16)
     order_R = np.argsort(of_R, kind="stable")
-    starts_P1 = np.searchsorted(of_R[order_R], np.arange(partitions + 1, dtype=np.uint64))
-    for target, array in (
-        (path.with_suffix(".starts"), starts_P1),
-        (path, np.stack([keys_R, nodes_R.astype(np.uint64)], axis=1)[order_R]),
-    ):
+    starts_P1 = np.searchsorted(of_R[order_R], np.arange(partitions + 1))
+    for target, array in ((path.with_suffix(".starts"), starts_P1), (path, records_R[order_R])):
         with atomic_write(target) as stream:
             np.save(stream, array)
 
@@ -270,17 +277,17 @@ def _write_pairs(folder: Path, settings: NearDuplicates, settled: int, partition
     path = folder / "pairs" / f"{partition:05d}.npy"
     if path.exists():
         return
-    parts = [np.zeros((0, 2), np.uint64)]
+    parts = [np.zeros(0, np.uint64)]
     for bucket in sorted((folder / "buckets").glob("*.npy")):
         begin, end = np.load(bucket.with_suffix(".starts"))[partition : partition + 2]
         parts.append(np.load(bucket, mmap_mode="r")[begin:end])
-    records_R2 = np.concatenate(parts)
-    records_R2 = records_R2[np.argsort(records_R2[:, 0], kind="stable")]  # documents ascend already
-    nodes_M, members_R = np.unique(records_R2[:, 1].astype(np.int64), return_inverse=True)
+    records_R = np.concatenate(parts)
+    records_R.sort()
+    glances_N = np.load(folder / "glances.npy", mmap_mode="r").view(np.ndarray)
     sketches_N = _load_records(folder / "records.npy", settings)["sketch"]
     distance = settings.distance if settings.mode == "simhash" else 64
     pairs_E2 = verified_pairs(
-        np.ascontiguousarray(records_R2[:, 0]), members_R, nodes_M, sketches_N["simhash"][nodes_M],
+        records_R, *(glances_N[name] for name in ("simhash", "bits", "characters")),
         sketches_N["characters"], sketches_N["values"], sketches_N["positions"],
         settled, distance, threshold(settings),
     )  # fmt: skip

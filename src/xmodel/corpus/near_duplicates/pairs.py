@@ -6,8 +6,11 @@ distance is missed. For wider distances that would need masks of very few bits, 
 drawn by lot (Indyk and Motwani 1998): a pair at distance 12 shares a key
 with a probability of 0.999, at 14 with 0.98, at 16 with 0.87, at 18 with 0.65. The pairs to look at grow with the
 square of the documents (0.006 N^2 for unrelated texts): right up to a few million documents; beyond, `minhash` with 32
-bands and a threshold of 0.65 finds the same near duplicates with 128-bit keys. `minhash`: each key is a band of the
-sketch (Leskovec et al., Mining of Massive Datasets, section 3.4).
+bands and a threshold of 0.65 finds the same near duplicates. `minhash`: each key is a band of the sketch (Leskovec et
+al., Mining of Massive Datasets, section 3.4). Keys have 32 bits: documents that share one by accident are not alike.
+
+**A glance** at two bits of every value of the sketches (Li and König 2010) tells that a pair shares too few of them,
+and refuses nearly all candidates at the price of a few instructions; it never refuses a pair that would be verified.
 
 **Verification** looks at the sketches, not at the text. It counts the equal values that agree about where they stand:
 documents of one template share many 5-grams, but in other places; a copy has them all shifted by about the same number
@@ -69,15 +72,15 @@ def _band_keys(values_DK, rows, keys_DT):
 
 
 def bucket_keys(sketches_D: np.ndarray, settings: NearDuplicates) -> np.ndarray:
-    """Documents that share a key are candidates: uint64 [D, T], a column for each table or band."""
+    """Documents that share a key are candidates: uint32 [D, T], a column for each table or band."""
     if settings.mode == "simhash":
         masks_T = masks(settings.distance)
         shown_DT = sketches_D["simhash"][:, None] & masks_T
         tables_T = np.arange(1, len(masks_T) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        return mix_all(shown_DT ^ mix_all(tables_T))
+        return mix_all(shown_DT ^ mix_all(tables_T)).astype(np.uint32)
     keys_DT = np.empty((len(sketches_D), settings.bands), np.uint64)
     _band_keys(np.ascontiguousarray(sketches_D["values"]), settings.permutations // settings.bands, keys_DT)
-    return keys_DT
+    return keys_DT.astype(np.uint32)
 
 
 def mix_all(values: np.ndarray) -> np.ndarray:
@@ -95,6 +98,45 @@ def hamming(one, other):
     bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
     bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return np.int64((bits * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+def glance_dtype(permutations: int) -> np.dtype:
+    """What is kept of a document for a glance: `bits` are two of each value, in words of 64 values."""
+    words = -(-permutations // 64)
+    return np.dtype([("simhash", "<u8"), ("bits", "<u8", 2 * words), ("characters", "<u4")], align=True)
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather_bits(values_DK, bits_DW):
+    documents, slots = values_DK.shape
+    for document in range(documents):
+        bits_DW[document] = 0
+        for slot in range(slots):
+            value = np.uint64(values_DK[document, slot])
+            for bit in range(2):
+                shown = (value >> np.uint64(bit)) & np.uint64(1)
+                bits_DW[document, slot // 64 * 2 + bit] |= shown << np.uint64(slot % 64)
+
+
+def glances(sketches_D: np.ndarray) -> np.ndarray:
+    """What is kept of D sketches: [D] of `glance_dtype`."""
+    permutations = sketches_D["values"].shape[1]
+    glances_D = np.zeros(len(sketches_D), glance_dtype(permutations))
+    glances_D["simhash"], glances_D["characters"] = sketches_D["simhash"], sketches_D["characters"]
+    if len(sketches_D):
+        _gather_bits(sketches_D["values"], glances_D["bits"])
+    return glances_D
+
+
+@numba.njit(cache=True, nogil=True)
+def _may_share(bits_NW, one, other, least):
+    """Whether at least so many of two documents' values may be equal; places without a value count as equal."""
+    equal = 0
+    for word in range(0, bits_NW.shape[1], 2):
+        differ = bits_NW[one, word] ^ bits_NW[other, word]
+        differ |= bits_NW[one, word + 1] ^ bits_NW[other, word + 1]
+        equal += 64 - hamming(differ, np.uint64(0))
+    return equal >= least
 
 
 @numba.njit(cache=True, nogil=True)
@@ -159,14 +201,14 @@ def link(parents_N, one, other):
 
 @numba.njit(cache=True, nogil=True)
 def verified_pairs(
-    keys_R, members_R, nodes_M, simhashes_M, characters_N, values_NK, positions_NK, settled, distance, least
+    records_R, simhashes_N, bits_NW, glanced_N, characters_N, values_NK, positions_NK, settled, distance, least
 ):
     """Pairs of one partition's buckets that are verified: no more of them than connect what is connected.
 
     Args:
-        keys_R, members_R: uint64 and int64 [R], records sorted by (key, member).
-        nodes_M, simhashes_M: int64 and uint64 [M], the documents that the members are, ascending, and their SimHashes.
-        characters_N, values_NK, positions_NK: sketches of all documents; only those of candidates are touched.
+        records_R: uint64 [R], ascending: a key in the upper half, the number of a document that has it in the lower.
+        simhashes_N, bits_NW, glanced_N: of `glances`, of all documents; `glanced_N` are their numbers of characters.
+        characters_N, values_NK, positions_NK: their sketches; only those of pairs that stand a glance are touched.
         settled: documents below this number are not compared with each other.
         distance: Hamming distance of candidates; 64 for no limit.
         least: similarity of verified pairs.
@@ -174,34 +216,44 @@ def verified_pairs(
     Returns:
         int64 [E, 2], document numbers.
     """
-    parents_M = np.arange(len(nodes_M))
-    pairs_E2 = np.empty((len(nodes_M), 2), np.int64)
+    document = np.uint64(0xFFFFFFFF)
+    slots = values_NK.shape[1]
+    enough = np.int64(np.ceil(least * slots)) + 32 * bits_NW.shape[1] - slots
+    parents_N = np.arange(len(simhashes_N))
+    pairs_E2 = np.empty((1024, 2), np.int64)
     refused_S = np.zeros(REFUSED, np.uint64)
     found = 0
     begin = 0
-    while begin < len(keys_R):
+    while begin < len(records_R):
+        key = records_R[begin] >> np.uint64(32)
         end = begin + 1
-        while end < len(keys_R) and keys_R[end] == keys_R[begin]:
+        while end < len(records_R) and records_R[end] >> np.uint64(32) == key:
             end += 1
         for later in range(begin + 1, end):
-            one = members_R[later]
-            if nodes_M[one] < settled:
+            one = np.int64(records_R[later] & document)
+            if one < settled:
                 continue
             for earlier in range(begin, later):
-                other = members_R[earlier]
-                if hamming(simhashes_M[one], simhashes_M[other]) > distance:
+                other = np.int64(records_R[earlier] & document)
+                if hamming(simhashes_N[one], simhashes_N[other]) > distance:
                     continue
-                if root(parents_M, one) == root(parents_M, other):
+                if min(glanced_N[one], glanced_N[other]) < least * max(glanced_N[one], glanced_N[other]):
+                    continue
+                if not _may_share(bits_NW, one, other, enough):
+                    continue
+                if root(parents_N, one) == root(parents_N, other):
                     continue
                 pair = (np.uint64(one) << np.uint64(32)) | np.uint64(other)  # it may share many tables: refuse it once
                 slot = mix(pair) & np.uint64(REFUSED - 1)
                 if refused_S[slot] == pair:
                     continue
                 refused_S[slot] = pair
-                if similarity(characters_N, values_NK, positions_NK, nodes_M[other], nodes_M[one], least) > 0:
-                    link(parents_M, one, other)
-                    pairs_E2[found, 0] = nodes_M[other]
-                    pairs_E2[found, 1] = nodes_M[one]
+                if similarity(characters_N, values_NK, positions_NK, other, one, least) > 0:
+                    link(parents_N, one, other)
+                    if found == len(pairs_E2):
+                        pairs_E2 = np.concatenate((pairs_E2, np.empty_like(pairs_E2)))
+                    pairs_E2[found, 0] = other
+                    pairs_E2[found, 1] = one
                     found += 1
         begin = end
     return pairs_E2[:found]
