@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,15 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on success it replaces `path`, on any error it is removed."""
+def atomic_write(path: Path, mode: str = "wb", *, shared: bool = False) -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success it replaces `path`, on any error it is removed.
+
+    `shared`: another process, on any machine, may write the same path at the same time; each does so under a name of
+    its own, and the last one stands.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + PARTIAL)
+    own = f".{socket.gethostname()}-{os.getpid()}" if shared else ""
+    partial = path.with_name(path.name + own + PARTIAL)
     encoding = None if "b" in mode else "utf-8"
     try:
         with open(partial, mode, encoding=encoding) as stream:
@@ -72,9 +78,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, shared: bool = False) -> None:
     """Write `value` as indented UTF-8 JSON, atomically."""
-    with atomic_write(path, "w") as stream:
+    with atomic_write(path, "w", shared=shared) as stream:
         json.dump(value, stream, ensure_ascii=False, indent=2)
         stream.write("\n")
 

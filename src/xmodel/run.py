@@ -45,7 +45,8 @@ class Stage:
         needs: the stages whose outputs it reads.
         settings: recipe -> JSON-able settings that decide the outcome.
         carry_out: (run, path) -> summary. Writes the output at `path`, a temporary name that is renamed afterwards;
-            a resumable stage writes at the final name, and keeps that safe by itself.
+            a resumable stage writes at the final name, and keeps that safe by itself. What is to survive a kill may be
+            kept in `work_folder`, which is removed when the output stands.
         inputs: recipe -> files outside the run directory that the outcome depends on.
         version: raised when the code comes to give another outcome for the same settings.
         resumable: goes on where it was cut off; its output is never removed unless the user asks for it.
@@ -69,6 +70,7 @@ class Run:
     recipe: Recipe
     command: str = ""
     processes: int = 1  # training processes on this machine, for stages that can use several
+    ray: str | None = None  # address of the Ray cluster that the corpus stage works on
 
     def path(self, *parts: str) -> Path:
         return self.folder.joinpath(*parts)
@@ -89,6 +91,11 @@ def open_run(target: str, overrides: Sequence[str] = (), folder: str | None = No
         return Run(path, load_recipe(path / "recipe.yaml", overrides))
     recipe = load_recipe(path, overrides)
     return Run(Path(folder) if folder else RUNS / recipe.name, recipe)
+
+
+def work_folder(run: Run, output: str) -> Path:
+    """Where a stage with this output keeps unfinished work."""
+    return run.path(f"{output}.work")
 
 
 def fingerprints(stages: Sequence[Stage], recipe: Recipe) -> dict[str, str]:
@@ -143,6 +150,7 @@ def carry_out(
         fingerprint = prints[stage.name]
         if stands(run, stage, fingerprint):
             known = record(run, stage)
+            shutil.rmtree(work_folder(run, stage.output), ignore_errors=True)
             log(f"{stage.name}: stands ({run.path(stage.output)})")
             rows.append({"stage": stage.name, "status": "stands", "seconds": 0.0, "summary": known["summary"]})
             continue
@@ -184,6 +192,7 @@ def _carry_out_one(run: Run, stage: Stage, fingerprint: str) -> tuple[float, dic
             "summary": summary,
         },
     )
+    shutil.rmtree(work_folder(run, stage.output), ignore_errors=True)
     figures = ", ".join(f"{key} {value}" for key, value in summary.items() if isinstance(value, int | float | str))
     log(f"{stage.name}: done in {duration(seconds)}" + (f" ({figures})" if figures else ""))
     return seconds, summary
@@ -216,6 +225,7 @@ def _discard(run: Run, stages: Sequence[Stage], first: str) -> None:
     for stage in stages[names.index(first) :]:
         run.path("stages", f"{stage.name}.json").unlink(missing_ok=True)
         output = run.path(stage.output)
+        shutil.rmtree(work_folder(run, stage.output), ignore_errors=True)
         if output.is_dir():
             shutil.rmtree(output)
         else:

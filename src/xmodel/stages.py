@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from xmodel.console import read_json_lines, table
+from xmodel.console import log, read_json_lines, table
 from xmodel.errors import Interrupted, MachineError
 from xmodel.files import atomic_folder, atomic_write, read_json, write_json
 from xmodel.recipe.dump import identity_settings
 from xmodel.recipe.settings import Recipe
-from xmodel.run import Run, Stage
+from xmodel.run import Run, Stage, fingerprints, stands, work_folder
 
 
 def _corpus_inputs(recipe: Recipe) -> list[Path]:
@@ -28,8 +28,23 @@ def _corpus_inputs(recipe: Recipe) -> list[Path]:
 def _corpus(run: Run, folder: Path) -> dict[str, Any]:
     from xmodel.corpus.pipeline import build_corpus
 
-    total = build_corpus(run.recipe.corpus, seed=run.recipe.seed, folder=folder)["total"]
+    settings, work = run.recipe.corpus, work_folder(run, "corpus")
+    total = build_corpus(settings, seed=run.recipe.seed, folder=folder, work=work, ray=run.ray)["total"]
     return {name: total[name]["documents"] for name in ("read", "validation", "kept")}
+
+
+def corpus_share(run: Run, rank: int, world: int) -> dict[str, Any]:
+    """One task's share of the corpus stage's reading and filtering, left for the stage itself to finish."""
+    from xmodel.corpus.pipeline import carry_out_share
+
+    stage = STAGES[0]
+    if stands(run, stage, fingerprints(STAGES, run.recipe)[stage.name]):
+        log(f"corpus: stands ({run.path(stage.output)})")
+        return {"stage": "corpus", "status": "stands"}
+    work = work_folder(run, stage.output)
+    done, shards = carry_out_share(run.recipe.corpus, seed=run.recipe.seed, work=work, rank=rank, world=world)
+    log(f"corpus: rank {rank} of {world} is done; {done} of {shards} shards stand; `xmodel corpus` does the rest")
+    return {"stage": "corpus", "status": "share done", "shards": shards, "done": done}
 
 
 def _tokenizer(run: Run, folder: Path) -> dict[str, Any]:
@@ -156,6 +171,7 @@ STAGES = (
         settings=lambda recipe: [recipe.seed, identity_settings(recipe.corpus)],
         inputs=_corpus_inputs,
         carry_out=_corpus,
+        version=2,
     ),
     Stage(
         name="tokenizer",

@@ -76,7 +76,7 @@ def _matches(argument: str) -> dict[Reader, list[Path]]:
             raise UserError(f"{path}: is empty")
         found = [path]
     elif path.is_dir():
-        kinds = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+        kinds = (*(name for name in SUFFIXES["jsonl"] if name.endswith(JSON_LINES)), *SUFFIXES["text"])
         found = [file for file in path.rglob("*") if file.name.endswith(kinds) and file.is_file()]
         found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
         if not found:

@@ -1,4 +1,4 @@
-"""Folding, signatures, the set of seen signatures, and the choice of held-out documents."""
+"""Folding, signatures, exact duplicates, and the choice of held-out documents."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from xmodel.corpus import exact
 from xmodel.corpus.batches import raw_batch, with_column
-from xmodel.corpus.deduplicate import Seen, deduplicating, signatures, signing
-from xmodel.corpus.folding import fold, fold_texts, folding
+from xmodel.corpus.deduplicate import signatures, signing
+from xmodel.corpus.folding import fold, fold_texts, simplified
 from xmodel.corpus.holdout import held_out
+from xmodel.corpus.ledger import Signed
 
 # Letters of all kinds, without the combining marks whose order a whole string's NFKD may change.
 LETTERS = st.characters(exclude_categories=["Cs", "Mn", "Mc", "Me"])
@@ -25,11 +27,11 @@ LETTERS = st.characters(exclude_categories=["Cs", "Mn", "Mc", "Me"])
 def test_folding_is_nfkd_and_case_folding_with_white_space_folded(texts):
     def reference(text: str) -> bytes:
         visible = [c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf")]
-        pieces = (
-            " " if c.isspace() else normal("NFKD", normal("NFKD", c).casefold()) if ord(c) < 0x10000 else c
-            for c in visible
-        )
+        pieces = (" " if c.isspace() else plain(c) if ord(c) < 0x10000 else c for c in visible)
         return " ".join("".join(pieces).split(" ")).encode()
+
+    def plain(c: str) -> str:
+        return "".join(simplified().get(ord(d), d) for d in normal("NFKD", normal("NFKD", c).casefold()))
 
     def collapse(folded: bytes) -> bytes:
         return b" ".join(part for part in folded.split(b" ") if part)
@@ -49,10 +51,20 @@ def test_folding_is_nfkd_and_case_folding_with_white_space_folded(texts):
         ("ﬁne…", "fine..."),
         ("STRASSE", "straße"),
         ("zero\u200bwidth", "zerowidth"),
+        ("漢語書籍在圖書館裡，頭髮後麵條", "汉语书籍在图书馆里，头发后面条"),
+        ("裏面為什麼著急，接著瞭解乾燥的乾坤", "里面为什么着急，接着了解干燥的乾坤"),
+        ("曬於臺灣、颱風和舞台；關係、聯繫", "晒于台湾、台风和舞台；关系、联系"),
     ],
 )
 def test_what_a_reader_calls_the_same_folds_to_the_same(one, other):
     assert fold_texts([one]) == fold_texts([other])
+
+
+def test_every_character_folds_to_one_that_stays():
+    forms = simplified()
+    assert len(forms) > 3500
+    assert not {ord(simple) for simple in forms.values()} & set(forms)
+    assert fold_texts(["妳你後发髮"]) == ["妳你后发发".encode()]  # 妳 is a word of its own
 
 
 def test_what_differs_stays_apart():
@@ -83,32 +95,46 @@ def test_signatures_agree_exactly_where_texts_do(texts):
     assert [values.index(value) for value in values] == [texts.index(text) for text in texts]
 
 
-@settings(deadline=None)
-@given(st.lists(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=30), max_size=6))
-def test_seen_is_a_set(batches):
-    seen, reference = Seen(), set()
-    seen.table_S2 = np.zeros((4, 2), np.uint64)  # small, so that it has to grow
-    for batch in batches:
-        hashes = np.array([[number % 3, number] for number, _ in batch], np.uint64).reshape(-1, 2) << np.uint64(1)
-        hashes.flags.writeable = False
-        wanted = np.array([flag for _, flag in batch], np.bool_)
-        expected = []
-        for number, flag in batch:
-            expected.append(flag and number not in reference)
-            reference |= {number} if flag else set()
-        assert seen.add(hashes, wanted).tolist() == expected
-        assert seen.holds(hashes).tolist() == [number in reference for number, _ in batch]
-        assert seen.count == len(reference)
+@pytest.mark.parametrize("everywhere", [True, False])
+@pytest.mark.parametrize("slots", [8, 64, 1 << 12])  # 8: many passes, each over another part of the hashes
+def test_the_first_of_equal_documents_is_kept_however_often_they_are_gone_through(monkeypatch, slots, everywhere):
+    chance = np.random.default_rng(slots)
+    hashes = signatures(signed([f"document {number}" for number in range(60)]))[chance.integers(0, 60, 200)]
+    alive = chance.random(200) < 0.8
+    validation, first = 50, {}
+    expected = {}
+    for ordinal in np.flatnonzero(alive).tolist():
+        key = hashes[ordinal].tobytes()
+        if key in first and first[key] < validation <= ordinal:
+            expected[ordinal] = ("in_validation", first[key])
+        elif key in first and everywhere:
+            expected[ordinal] = ("duplicate", first[key])
+        elif ordinal < validation or everywhere:
+            first.setdefault(key, ordinal)
 
+    class Listed:  # a ledger of 200 documents in batches of 30
+        def __init__(self) -> None:
+            self.validation = validation
 
-def test_the_first_one_is_kept_across_batches_and_the_dropped_do_not_count():
-    def batch(texts, reasons=None):
-        made = folding(raw_batch([str(number) for number in range(len(texts))], texts))
-        return signing(with_column(made, "reason", pa.array(reasons or [None] * len(texts), pa.string())))
+        def __len__(self) -> int:
+            return 200
 
-    seen = Seen()
-    assert deduplicating(batch(["One", "two"], [None, "symbols"]), seen)["reason"].to_pylist() == [None, "symbols"]
-    assert deduplicating(batch(["Two", "one ", "TWO"]), seen)["reason"].to_pylist() == [None, "duplicate", "duplicate"]
+        def batches(self, columns):
+            for start in range(0, 200, 30):
+                data = [value.tobytes() for value in hashes[start : start + 30]]
+                batch = pa.record_batch({"signature": pa.array(data, pa.binary(16))})
+                yield Signed(start, alive[start : start + 30], batch)
+
+    monkeypatch.setattr(exact, "LEAST_SLOTS", slots)
+    found = {
+        int(ordinal): (dropped.reason, int(kept))
+        for dropped in exact.find_exact_duplicates(Listed(), everywhere=everywhere, memory=0)
+        for ordinal, kept in zip(dropped.ordinals_K, dropped.equals_K, strict=True)
+    }
+    assert found == expected
+    assert {reason for reason, _ in found.values()} == {"in_validation", "duplicate"} - (
+        set() if everywhere else {"duplicate"}
+    )
 
 
 def test_hold_out_takes_the_share_whatever_the_order():

@@ -6,7 +6,6 @@ import json
 import tempfile
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +17,7 @@ from xmodel.corpus.pipeline import build_corpus
 from xmodel.errors import UserError
 from xmodel.recipe.settings import Corpus, Filters, Source
 
-COLUMNS = ["id", "text", "language", "source", "category"]
+COLUMNS = ["id", "text", "language", "source", "category", "provenance", "licence", "place", "perplexity"]
 ENGLISH = "The lighthouse keeper climbed the stairs and lit the lamp, number {}."
 CHINESE = "每天傍晚，守塔人都会爬上楼梯，点亮第{}盏灯。"
 
@@ -82,7 +81,7 @@ def test_nothing_is_lost_and_nothing_leaks(sources, validation, holdout, dedupli
         # Order is kept, columns and files are as promised.
         for source in corpus.sources:
             table = pq.read_table(out / "train" / f"{source.name}.parquet")
-            assert table.schema == pa.schema([(name, pa.string()) for name in COLUMNS])
+            assert table.schema.names == COLUMNS
             ordinals = [int(row["id"].split("-")[1]) for row in table.to_pylist()]
             assert ordinals == sorted(ordinals)
         # No text stands on both sides; with deduplication none stands twice.
@@ -200,7 +199,7 @@ def test_clean_text_is_not_dropped(dirty):
 def test_dropped_text_is_kept_aside_with_its_reason_and_label(dirty):
     folder, funnel = dirty
     dropped = rows(folder, "dropped/*")
-    assert set(dropped[0]) == {*COLUMNS, "reason", "label"}
+    assert set(dropped[0]) == {*COLUMNS, "reason", "label", "bytes", "equals"}
     assert len(dropped) == sum(amount["documents"] for amount in funnel["total"]["dropped"].values())
 
 

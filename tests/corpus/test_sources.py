@@ -195,7 +195,7 @@ class Made(NamedTuple):
 def test_sandbox_source_shares_its_documents_among_parts(monkeypatch):
     calls = []
 
-    def documents(part, count, seed, dirt):
+    def documents(part, count, seed, dirt, first=0):
         calls.append((part, count, seed, dirt))
         return (Made(f"{part}-{i}", f"text {i}", "mojibake" if i == 0 else "clean", "") for i in range(count))
 

@@ -2,15 +2,16 @@
 
 A stage is a function from a `pyarrow.RecordBatch` to a `pyarrow.RecordBatch` with the same rows in the same order. It
 adds columns, or gives rows a `reason` to be dropped; a row that has a reason already keeps it. Rows are separated,
-counted and written in one place, at the end (pipeline.py), so a document is never lost without a reason and the funnel
-sums up by construction. Stages are pure but for `deduplicate.Seen`, so any engine that maps batches can run them.
+counted and written in one place, at the end (finish.py), so a document is never lost without a reason and the funnel
+sums up by construction. Stages are pure, so any engine that maps batches can run them (mapping.py).
 
 | column      | type           | made by         | meaning                                                       |
 |-------------|----------------|-----------------|---------------------------------------------------------------|
 | `id`        | string         | sources         | where the document comes from                                 |
-| `text`      | string         | sources         | the document, as its author wrote it                          |
+| `text`      | string         | sources         | the document, as its author wrote it; lines may drop lines    |
 | `label`     | string or null | sources         | class of labelled dirt; null: a document like any other       |
 | `reason`    | string or null | every stage     | why the document is dropped; null: it is not                  |
+| `lines_removed` | int64      | lines           | lines that were dropped from `text`                           |
 | `folded`    | binary         | folding         | the text in the form in which texts are compared              |
 | `language`  | string         | filters         | "en" or "zh"                                                  |
 | `signature` | binary(16)     | deduplicate     | 128-bit hash of `folded`                                      |
@@ -18,7 +19,7 @@ sums up by construction. Stages are pure but for `deduplicate.Seen`, so any engi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,8 @@ BATCH_CHARACTERS = 4 << 20  # a batch is closed at the first document that takes
 BATCH_DOCUMENTS = 4096  # ... or when it holds this many documents
 # Arrow's string offsets have 31 bits, and text folds to at most 11 times its bytes: 11 * (160 MiB + a batch) fits.
 MAX_DOCUMENT_BYTES = 160 << 20
+
+Stage = Callable[[pa.RecordBatch], pa.RecordBatch]
 
 RAW = pa.schema([("id", pa.string()), ("text", pa.string()), ("label", pa.string()), ("reason", pa.string())])
 

@@ -1,8 +1,14 @@
 """The form in which texts are compared: two texts that a reader would call the same fold to the same bytes.
 
 Folding is Unicode's compatibility decomposition (NFKD, UAX #15) and full case folding, applied to each code point by
-itself; white space of any kind and length becomes one space; control and invisible format characters vanish. It serves
-hashing and searching only, the text itself is never changed. Traditional and simplified characters stay apart.
+itself; white space of any kind and length becomes one space; control and invisible format characters vanish; a
+traditional Chinese character becomes the simplified one (traditional.txt). It serves hashing and searching only, the
+text itself is never changed.
+
+Traditional to simplified is many to one almost everywhere, so a table of characters is enough for two copies to meet:
+where a converter decides by the phrase (乾坤 but 干燥, 著名 but 走着), all the forms it chooses among fold to one.
+What stays apart is what converters word anew (軟體, 软件).
+
 Working code point by code point makes it a table look-up; the one difference from NFKD of the whole string is the
 order of several combining marks on one letter. Code points beyond the first 65,536 stay as they are.
 """
@@ -11,6 +17,7 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from importlib.resources import files
 
 import numba
 import numpy as np
@@ -28,7 +35,14 @@ def fold_character(character: str) -> str:
         return " "
     if unicodedata.category(character) in ("Cc", "Cf", "Cs"):
         return ""
-    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
+    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold()).translate(simplified())
+
+
+@cache
+def simplified() -> dict[int, str]:
+    """The simplified character for each traditional one, as `str.translate` wants it."""
+    rows = files("xmodel.corpus").joinpath("traditional.txt").read_text(encoding="utf-8").splitlines()
+    return {ord(form): row[0] for row in rows if not row.startswith("#") for form in row[1:]}
 
 
 @cache

@@ -19,9 +19,10 @@ from xmodel.corpus.utf8 import byte_lengths
 
 LANGUAGES = ("en", "zh")
 
-# Which reasons are meant for which class of the sandbox's dirt. Exact hashes are not meant for near duplicates.
+# Which reasons are meant for which class of the sandbox's dirt.
 MEANT_FOR = {
     "exact_duplicate": ("duplicate",),
+    **{f"near_duplicate_{percent}": ("near_duplicate", "duplicate") for percent in ("01", "02", "05", "10", "20")},
     "leaked_question": ("contaminated",),
     "too_short": ("too_short",),
     "mojibake": ("mojibake",),
@@ -40,11 +41,16 @@ class Counts:
 
     def __init__(self) -> None:
         self.read = np.zeros(2, np.int64)  # documents, bytes: counted before any stage
-        self.of: dict[Key, np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
+        self.cut = np.zeros(2, np.int64)  # documents that lost a part of their text, and the bytes of these parts
+        self.of: dict[Key, np.ndarray] = defaultdict(_nothing)
 
     def add_read(self, batch: pa.RecordBatch) -> None:
         """Count a batch as it came from the reader."""
         self.read += (len(batch), int(byte_lengths(batch["text"]).sum()))
+
+    def add_cut(self, bytes_D: np.ndarray) -> None:
+        """Count by how many bytes the stages have shortened the texts of a batch."""
+        self.cut += (np.count_nonzero(bytes_D), bytes_D.sum())
 
     def add(self, batch: pa.RecordBatch, validation_D: np.ndarray) -> None:
         """Count what became of a batch that has gone through all stages."""
@@ -61,6 +67,7 @@ class Counts:
 
     def __iadd__(self, other: Counts) -> Counts:
         self.read += other.read
+        self.cut += other.cut
         for key, amount in other.of.items():
             self.of[key] += amount
         return self
@@ -76,11 +83,13 @@ class Counts:
         return sorted(found, key=lambda detail: (-self.sum(outcome, detail)[0], detail))
 
     def describe(self) -> dict[str, Any]:
-        """The counts as funnel.json has them. read = dropped + validation + kept, always."""
+        """The counts as funnel.json has them. read = dropped + validation + kept, always; of bytes, + cut."""
         outcomes = ("dropped", "validation", "kept")
-        assert (self.read == sum(self.sum(outcome) for outcome in outcomes)).all(), "the funnel does not sum up"
+        whole = self.read - (0, self.cut[1])
+        assert (whole == sum(self.sum(outcome) for outcome in outcomes)).all(), "the funnel does not sum up"
         return {
             "read": _amount(self.read),
+            "cut": _amount(self.cut),
             "dropped": {reason: _amount(self.sum("dropped", reason)) for reason in self.details("dropped")},
             "validation": _amount(self.sum("validation")),
             "kept": _amount(self.sum("kept")),
@@ -92,6 +101,10 @@ class Counts:
     def reasons(self) -> str:
         """Why documents were dropped, in one line."""
         return ", ".join(f"{self.sum('dropped', reason)[0]} {reason}" for reason in self.details("dropped"))
+
+
+def _nothing() -> np.ndarray:
+    return np.zeros(2, np.int64)
 
 
 def _amount(documents_bytes: np.ndarray) -> dict[str, int]:

@@ -7,7 +7,7 @@ import re
 
 from xmodel.recipe.convert import Reading, number
 from xmodel.recipe.presets import PRESETS, Preset
-from xmodel.recipe.settings import Corpus, Recipe, Source
+from xmodel.recipe.settings import Corpus, Quality, Recipe, Source
 
 SANDBOX_PARTS = ("en", "zh", "parallel")
 LARGEST_VOCABULARY = 65_536  # token ids are stored as uint16
@@ -32,6 +32,10 @@ def _check_corpus(corpus: Corpus, reading: Reading) -> None:
     limits = ("corpus.filters.min_characters", "corpus.filters.max_characters")
     if reading.sound(*limits) and filters.min_characters > filters.max_characters:
         reading.report(limits[0], f"is larger than max_characters ({number(filters.max_characters)})")
+    near = corpus.near_duplicates
+    bands = "corpus.near_duplicates.bands"
+    if reading.sound(bands, "corpus.near_duplicates.permutations") and near.bands > near.permutations:
+        reading.report(bands, f"is larger than permutations ({near.permutations}): a band has at least one value")
     if not reading.sound("corpus.sources", "corpus.validation"):
         return
     if not corpus.sources:
@@ -51,6 +55,27 @@ def _check_corpus(corpus: Corpus, reading: Reading) -> None:
                 place = reading.place(twin)
                 reading.report(path, "has the same name as another source" + (f" ({place.label})" if place else ""))
     _check_weights(corpus.sources, reading)
+    _check_quality(corpus.quality, reading)
+
+
+def _check_quality(quality: Quality, reading: Reading) -> None:
+    if reading.sound("corpus.quality.reference"):
+        for index, source in enumerate(quality.reference):
+            path = f"corpus.quality.reference[{index}]"
+            _check_source(source, path, reading)
+            if source.language == "auto":
+                reading.report(f"{path}.language", "is auto; a model is of one language: en or zh")
+    path = "corpus.quality.prune"
+    prune = quality.prune
+    if reading.sound(path, "corpus.quality.order") and (
+        not prune or prune[0] != 0 or prune != sorted(prune) or len(prune) > quality.order
+    ):
+        reading.report(
+            path, "begins with 0, never falls, and has at most as many numbers as the order, as in [0, 0, 1]"
+        )
+    limits = ("corpus.quality.head", "corpus.quality.tail")
+    if reading.sound(*limits) and quality.head > quality.tail:
+        reading.report(limits[0], f"is larger than tail ({number(quality.tail)})")
 
 
 def _check_source(source: Source, path: str, reading: Reading) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from xmodel.recipe.convert import Reading, build
 from xmodel.recipe.presets import expand
 from xmodel.recipe.settings import Recipe
 from xmodel.recipe.tree import apply_overrides, read_tree
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # OWNER/NAME; a folder of that name comes before it
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -67,9 +70,20 @@ def _resolve_paths(recipe: Recipe, folder: Path, reading: Reading) -> None:
 
     corpus = recipe.corpus
     root = Path(absolute(written_in("corpus.root"), corpus.root)) if corpus.root else None
-    for section in ("sources", "validation"):
-        for index, source in enumerate(getattr(corpus, section)):
-            if source.reader in ("jsonl", "text"):
-                base = root or written_in(f"corpus.{section}[{index}].paths")
+    sections = {
+        "sources": corpus.sources,
+        "validation": corpus.validation,
+        "quality.reference": corpus.quality.reference,
+    }
+    for section, sources in sections.items():
+        for index, source in enumerate(sources):
+            base = root or written_in(f"corpus.{section}[{index}].paths")
+            if source.reader in ("jsonl", "parquet", "text", "code"):
                 source.paths = [absolute(base, path) for path in source.paths]
+            elif source.reader == "hf":
+                local = {path: absolute(base, path) for path in source.paths}
+                on_hub = {path for path in local if HUB_ID.fullmatch(path) and not Path(local[path]).exists()}
+                source.paths = [path if path in on_hub else local[path] for path in source.paths]
+    corpus.benchmarks = [absolute(root or written_in("corpus.benchmarks"), path) for path in corpus.benchmarks]
+    corpus.index = absolute(root or written_in("corpus.index"), corpus.index) if corpus.index else ""
     corpus.root = str(root or os.path.normpath(folder.absolute()))

@@ -35,8 +35,8 @@ class Document(NamedTuple):
     origin: str
 
 
-def documents(part: str, count: int, seed: int, dirt: float = 0.0) -> Iterator[Document]:
-    """The first `count` documents of a part, of 200 to 1,200 characters each where they are clean.
+def documents(part: str, count: int, seed: int, dirt: float = 0.0, first: int = 0) -> Iterator[Document]:
+    """Documents `first` to `count` of a part, of 200 to 1,200 characters each where they are clean.
 
     `dirt` (in [0, 1)) is the share of documents that are dirt instead, spread evenly, in the shares of `DIRT_CLASSES`.
     Document i is a pure function of (part, seed, dirt, i); a document that is clean at two levels of dirt is the same.
@@ -53,7 +53,7 @@ def documents(part: str, count: int, seed: int, dirt: float = 0.0) -> Iterator[D
     def is_dirt(i: int) -> bool:
         return (i + 1) * level // _MILLION > i * level // _MILLION
 
-    for i in range(count):
+    for i in range(first, count):
         if not is_dirt(i):
             yield Document(f"{part}-{i}", clean(i), "clean", "")
             continue

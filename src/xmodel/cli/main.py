@@ -6,11 +6,9 @@ Exit codes: 0 done; 1 a fault of the machine; 2 a mistake of the user's; 75 stop
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import os
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -18,35 +16,20 @@ from typing import Any, NoReturn
 
 import click
 
+from xmodel.cli.common import (
+    FOLDER,
+    JSON,
+    OVERRIDES,
+    PROCESSES,
+    REDO,
+    TARGET,
+    Commands,
+    WithDefault,
+    carry_out_stages,
+    open_target,
+)
+from xmodel.cli.corpus import corpus
 from xmodel.errors import Interrupted, UserError, XmodelError
-
-
-class Commands(click.Group):
-    """A group that answers a mistyped command with the nearest right one."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            if near:
-                raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
-            raise
-
-
-class WithDefault(Commands):
-    """A group whose first argument may be a run instead of a subcommand: `xmodel export RUN`."""
-
-    default = "run"
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands:
-            args = [self.default, *args]
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -97,38 +80,6 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-TARGET = click.argument("target", metavar="RECIPE|RUN")
-OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SETTING=VALUE]...")
-FOLDER = click.option("--dir", "folder", metavar="DIR", help="Run directory (default: runs/NAME of the recipe).")
-REDO = click.option("--redo", metavar="STAGE", help="Discard this stage and all that build on it, then go on.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
-PROCESSES = click.option(
-    "--processes", type=click.IntRange(min=1), help="Training processes on this machine (default: one per GPU, or 1)."
-)
-
-
-def _run(target: str, overrides: tuple[str, ...], folder: str | None, processes: int | None = 1) -> Any:
-    from xmodel.run import open_run
-
-    run = open_run(target, overrides, folder)
-    run.command = shlex.join(["xmodel", *sys.argv[1:]])
-    if processes is None and "RANK" not in os.environ:
-        import torch
-
-        wanted = run.recipe.pretrain.device
-        processes = max(1, torch.cuda.device_count()) if wanted in ("auto", "cuda") else 1
-    run.processes = processes or 1
-    return run
-
-
-def _carry_out(run: Any, wanted: tuple[str, ...], redo: str | None) -> list[dict[str, Any]]:
-    from xmodel.run import carry_out, locked
-    from xmodel.stages import STAGES
-
-    with locked(run):
-        return carry_out(run, STAGES, wanted, redo)
-
-
 @cli.command()
 @TARGET
 @OVERRIDES
@@ -156,8 +107,8 @@ def run(
         raise UserError(
             "xmodel run starts the training processes itself (--processes N); torchrun is for `xmodel pretrain`"
         )
-    opened = _run(target, overrides, folder, processes)
-    rows = _carry_out(opened, NAMES, redo)
+    opened = open_target(target, overrides, folder, processes)
+    rows = carry_out_stages(opened, NAMES, redo)
     if as_json:
         click.echo(
             json.dumps({"run": str(opened.folder), "stages": rows, "scores": scores(opened)}, ensure_ascii=False)
@@ -176,7 +127,7 @@ def _stage_command(name: str, summary: str, examples: str) -> None:
     @REDO
     @JSON
     def command(target: str, overrides: tuple[str, ...], folder: str | None, redo: str | None, as_json: bool) -> None:
-        rows = _carry_out(_run(target, overrides, folder), (name,), redo)
+        rows = carry_out_stages(open_target(target, overrides, folder), (name,), redo)
         if as_json:
             click.echo(json.dumps(rows[0], ensure_ascii=False))
 
@@ -184,11 +135,7 @@ def _stage_command(name: str, summary: str, examples: str) -> None:
     cli.command(name)(command)
 
 
-_stage_command(
-    "corpus",
-    "Read the sources, clean and deduplicate them, set validation text aside; every drop is counted with its reason.",
-    "  xmodel corpus recipes/quickstart.yaml\n  xmodel corpus mine.yaml corpus.keep_dropped=true",
-)
+cli.add_command(corpus)
 _stage_command(
     "tokenizer",
     "Train the SentencePiece tokenizer on the corpus and write the equal tokenizer.json.",
@@ -228,13 +175,13 @@ def pretrain(
       xmodel pretrain recipes/xmodel-lm-1.1b.yaml --processes 7
       torchrun --nproc-per-node 8 -m xmodel pretrain runs/mine
     """
-    opened = _run(target, overrides, folder, processes)
+    opened = open_target(target, overrides, folder, processes)
     if worker:
         from xmodel.stages import pretrain_here
 
         pretrain_here(opened)
         return
-    rows = _carry_out(opened, ("pretrain",), redo)
+    rows = carry_out_stages(opened, ("pretrain",), redo)
     if as_json and os.environ.get("RANK", "0") == "0":
         click.echo(json.dumps(rows[0], ensure_ascii=False))
 
@@ -256,8 +203,8 @@ def evaluate(target: str, overrides: tuple[str, ...], folder: str | None, redo: 
     from xmodel.evaluate.suites import results_table
     from xmodel.stages import scores
 
-    opened = _run(target, overrides, folder)
-    _carry_out(opened, ("evaluate",), redo)
+    opened = open_target(target, overrides, folder)
+    carry_out_stages(opened, ("evaluate",), redo)
     rows = scores(opened)
     click.echo(json.dumps(rows, ensure_ascii=False) if as_json else results_table(rows))
 
@@ -281,7 +228,7 @@ def export() -> None:
 @JSON
 def export_run(target: str, overrides: tuple[str, ...], folder: str | None, redo: str | None, as_json: bool) -> None:
     """The export stage of a run."""
-    rows = _carry_out(_run(target, overrides, folder), ("export",), redo)
+    rows = carry_out_stages(open_target(target, overrides, folder), ("export",), redo)
     if as_json:
         click.echo(json.dumps(rows[0], ensure_ascii=False))
 
@@ -302,7 +249,7 @@ def export_hf(target: str, out: str, dtype: str | None) -> None:
 
     if Path(out).exists():
         raise UserError(f"--out {out}: exists already; name a folder that does not")
-    opened = _run(target, (f"export.dtype={dtype}",) if dtype else (), None)
+    opened = open_target(target, (f"export.dtype={dtype}",) if dtype else (), None)
     export_to(opened, Path(out))
     click.echo(out)
 
@@ -320,7 +267,7 @@ def report(target: str, as_json: bool) -> None:
     from xmodel.files import atomic_write
     from xmodel.report import build_report
 
-    opened = _run(target, (), None)
+    opened = open_target(target, (), None)
     path = opened.path("report.html")
     with atomic_write(path, "w") as stream:
         stream.write(build_report(opened.folder))
@@ -356,7 +303,7 @@ def generate(
     from xmodel.stages import checkpoint_folder
     from xmodel.tokenizer.codec import Tokenizer
 
-    opened = _run(target, (), None)
+    opened = open_target(target, (), None)
     model = load_model(checkpoint_folder(opened))
     tokenizer = Tokenizer.load(opened.path("tokenizer"))
     pieces = generate_text(
@@ -404,7 +351,7 @@ def recipe_show(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     from xmodel.recipe.dump import dump_recipe
 
-    opened = _run(target, overrides, None)
+    opened = open_target(target, overrides, None)
     click.echo(
         json.dumps(asdict(opened.recipe), ensure_ascii=False) if as_json else dump_recipe(opened.recipe), nl=as_json
     )
@@ -425,7 +372,7 @@ def recipe_check(target: str, overrides: tuple[str, ...], as_json: bool) -> None
     from xmodel.console import table
     from xmodel.recipe.summary import check_summary
 
-    rows = check_summary(_run(target, overrides, None).recipe)
+    rows = check_summary(open_target(target, overrides, None).recipe)
     click.echo(json.dumps(dict(rows), ensure_ascii=False) if as_json else table(["setting", "amounts to"], rows))
 
 

@@ -1,0 +1,75 @@
+"""The sampling plan: the published mixture number by number, and what a plan must hold whatever the weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xmodel.corpus.mixture import plan, plan_table
+from xmodel.recipe.load import load_recipe
+from xmodel.recipe.settings import Source
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "xmodel-lm-1.1b.yaml"
+BUDGET = 600_000 * 840 * 4096
+# weight x 2,064,384,000,000 / published tokens, by hand from the paper's table; printed epochs
+PUBLISHED = [
+    ("redpajama-arxiv", 1.054, 1), ("redpajama-book", 2.090, 1), ("redpajama-c4", 1.071, 1),
+    ("redpajama-commoncrawl", 0.923, 0.88), ("redpajama-github", 0.524, 0.5), ("redpajama-stackexchange", 1.580, 1.5),
+    ("redpajama-wikipedia", 3.128, 3), ("pile-bookcorpus", 2.202, 2), ("pile-pubmed", 1.166, 1), ("amps", 2.294, 2),
+    ("fanfics", 2.289, 2), ("openwebmath", 2.310, 2), ("starcoder", 0.361, 0.3), ("wanjuan-law", 2.273, 2),
+    ("wanjuan-news", 1.994, 2), ("wanjuan-patent", 2.264, 2), ("wanjuan-webtext", 1.052, 1), ("telechat-ptd", 0.631, 0.6),
+]  # fmt: skip
+
+
+def test_the_published_mixture():
+    sources = load_recipe(RECIPE).corpus.sources
+    made = plan(sources, BUDGET)
+    assert made.budget == sum(share.drawn for share in made.shares) == 2_064_384_000_000
+    assert [(s.source, round(s.epochs or 0, 3), s.printed_epochs) for s in made.shares] == PUBLISHED
+    assert sum(share.available or 0 for share in made.shares) == 2_267_061_840_870
+    cut = [share.source for share in made.shares if share.outcome == "cut"]
+    assert cut == ["redpajama-commoncrawl", "redpajama-github", "starcoder", "telechat-ptd"]
+    assert {s.source: s.drawn for s in made.shares}["redpajama-book"] == 61_931_520_000
+    (warning,) = made.warnings
+    assert warning.startswith("redpajama-book: published as 1 epochs, but its weight of 0.03 is 1.9")
+    assert "warning: redpajama-book" in plan_table(made)
+
+
+@given(
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=8).filter(any),
+    st.integers(1, 10**13),
+    st.lists(st.none() | st.integers(1, 10**12), min_size=8, max_size=8),
+)
+def test_the_budget_is_drawn_to_the_token(parts, budget, sizes):
+    millionths = [part * 10**6 // sum(parts) for part in parts]
+    millionths[0] += 10**6 - sum(millionths)
+    sources = [Source(name=f"s{n}", weight=m / 1e6, tokens=sizes[n]) for n, m in enumerate(millionths)]
+    made = plan(sources, budget)
+    assert sum(share.drawn for share in made.shares) == budget
+    for share, part in zip(made.shares, millionths, strict=True):
+        assert abs(share.drawn - budget * part / 1e6) < 1 + budget * 1e-12
+        assert (share.outcome == "") == (share.available is None)
+        if share.epochs is not None and share.available:
+            assert share.epochs == pytest.approx(share.drawn / share.available)
+            assert {"cut": share.epochs < 1, "repeated": share.epochs > 1, "once": True}[share.outcome]
+
+
+def test_counted_tokens_come_before_published_ones():
+    sources = [Source(name="a", weight=0.5, tokens=10), Source(name="b", weight=0.5), Source(name="c", tokens=5)]
+    made = plan(sources, 1000, {"a": 1000, "b": 0})
+    assert [(share.available, share.epochs) for share in made.shares] == [(1000, 0.5), (0, None), (None, None)]
+    assert made.warnings == ["b: weight 0.5, and no token is there to draw"]
+
+
+def test_the_command():
+    line = [sys.executable, "-m", "xmodel", "corpus", "plan", str(RECIPE), "--json"]
+    found = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    assert (found["budget"], len(found["shares"]), len(found["warnings"])) == (BUDGET, 18, 1)
+    halved = subprocess.run([*line[:-1], "pretrain.steps=300k"], capture_output=True, text=True, check=True).stdout
+    assert "1.56" in next(row for row in halved.splitlines() if row.startswith("redpajama-wikipedia"))
