@@ -287,7 +287,7 @@ def _write_pairs(folder: Path, settings: NearDuplicates, settled: int, partition
     sketches_N = _load_records(folder / "records.npy", settings)["sketch"]
     distance = settings.distance if settings.mode == "simhash" else 64
     pairs_E2 = verified_pairs(
-        records_R, *(glances_N[name] for name in ("simhash", "bits", "characters")),
+        records_R, glances_N["simhash"], glances_N["bits"], glances_N["characters"],
         sketches_N["characters"], sketches_N["values"], sketches_N["positions"],
         settled, distance, threshold(settings),
     )  # fmt: skip
