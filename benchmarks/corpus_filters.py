@@ -86,7 +86,7 @@ def measure(language: str, texts: list[str], peer: str, rounds: int) -> dict[str
 
     def clean() -> None:
         for batch in batches:
-            cleaning(batch, settings.lines, counts)
+            cleaning(folding(batch), settings.lines, counts)
 
     def seconds(run: Callable[[], None]) -> float:
         start = time.process_time()

@@ -6,9 +6,11 @@
     python benchmarks/corpus_stage.py --peer ... --text en=pages-en.jsonl.gz --text zh=pages-zh.jsonl.gz
 
 datatrove reads JSON lines, filters by Gopher's quality and repetition rules, deduplicates by MinHash and writes JSON
-lines. Here the same lines go through this recipe's filters and search for duplicates into Parquet. Both sides run as
-commands of their own, so what it takes to start them counts: it is a second or two, which weighs on the faster side.
-Its rate is therefore also measured on the text several times over, made different by a number in each document.
+lines. Here the same lines are cleaned line by line, filtered by all the rules of a recipe's defaults, judged by
+perplexity under a 5-gram Kneser-Ney model (trained first, on a tenth of the text), searched for exact and near
+duplicates, and written to Parquet. Both sides run as commands of their own, so what it takes to start them counts: a
+second or two, which weighs on the faster side. Its rate is therefore also measured on a larger text: documents of as
+many characters, put together from paragraphs drawn at random, so that they are no near duplicates.
 
 A rate is megabytes of UTF-8 text per second: of processor time, which other people's work on the machine does not
 change, or of wall-clock time.
@@ -21,6 +23,7 @@ import gzip
 import json
 import os
 import platform
+import random
 import resource
 import shutil
 import subprocess
@@ -51,16 +54,30 @@ def documents(language: str, path: str | None) -> Iterator[str]:
             yield json.loads(line)["text"]
 
 
+def mixed(texts: list[str], seed: int) -> Iterator[str]:
+    """As many texts, about as long, made of paragraphs (or else lines) of these in another order."""
+    draw = random.Random(seed)
+    paragraphs = [part for text in texts for part in text.split("\n\n" if text.count("\n\n") > 2 else "\n") if part]
+    for text in texts:
+        parts, size = [], 0
+        while size < len(text):
+            parts.append(draw.choice(paragraphs))
+            size += len(parts[-1]) + 2
+        yield "\n\n".join(parts)
+
+
 def write_text(folder: Path, texts: list[str], copies: int) -> float:
-    """Write the texts as JSON lines, `copies` times; returns megabytes of text."""
+    """Write the texts as JSON lines, or `copies` times as much that is made of them; returns megabytes of text."""
     folder.mkdir(parents=True)
     size = 0
-    for number in range(FILES * copies):
-        with open(folder / f"{number:04d}.jsonl", "w", encoding="utf-8") as stream:
-            for index, text in enumerate(texts[number % FILES :: FILES]):
-                numbered = text if copies == 1 else f"{text}\n{number // FILES}"
-                size += len(numbered.encode())
-                stream.write(json.dumps({"id": f"{number}-{index}", "text": numbered}, ensure_ascii=False) + "\n")
+    for copy in range(copies):
+        made = texts if copies == 1 else list(mixed(texts, copy))
+        for number in range(FILES):
+            with open(folder / f"{copy:04d}-{number}.jsonl", "w", encoding="utf-8") as stream:
+                for index, text in enumerate(made[number::FILES]):
+                    size += len(text.encode())
+                    record = {"id": f"{copy}-{number}-{index}", "text": text}
+                    stream.write(json.dumps(record, ensure_ascii=False) + "\n")
     return size / 1e6
 
 
@@ -75,11 +92,13 @@ def timed(command: list[str], **environment: str) -> tuple[float, float]:
     return spent, time.perf_counter() - started
 
 
-def ours(folder: Path, text: Path, language: str, workers: int) -> tuple[float, float]:
+def ours(folder: Path, text: Path, reference: Path, language: str, workers: int) -> tuple[float, float]:
     """Time `xmodel corpus` on a folder of JSON lines."""
+    source = {"name": "text", "paths": [str(text)], "language": language, "weight": 1.0}
+    good = {"name": "good", "paths": [str(reference)], "language": language}
     recipe = {
         "name": "bench",
-        "corpus": {"sources": [{"name": "text", "paths": [str(text)], "language": language, "weight": 1.0}]},
+        "corpus": {"sources": [source], "quality": {"reference": [good]}},
         "model": {"preset": "nano"},
     }
     folder.mkdir()
@@ -110,12 +129,14 @@ def main() -> None:
                 break
         small, large = work / f"{language}-small", work / f"{language}-large"
         megabytes, many = write_text(small, texts, 1), write_text(large, texts, arguments.copies)
-        ours(work / f"{language}-warm", small, language, 1)  # compiles what is not in the cache
+        reference = work / f"{language}-reference"
+        write_text(reference, texts[::10], 1)
+        ours(work / f"{language}-warm", small, reference, language, 1)  # compiles what is not in the cache
         for workers in arguments.workers:
             name = f"{language}-{workers}"
             cells = {
-                "xmodel": (megabytes, *ours(work / f"{name}-small", small, language, workers)),
-                "xmodel, large": (many, *ours(work / f"{name}-large", large, language, workers)),
+                "xmodel": (megabytes, *ours(work / f"{name}-small", small, reference, language, workers)),
+                "xmodel, large": (many, *ours(work / f"{name}-large", large, reference, language, workers)),
             }
             if arguments.peer:
                 log(f"{language}, {workers} workers: datatrove on {megabytes:.0f} MB")

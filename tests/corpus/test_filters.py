@@ -318,8 +318,7 @@ def test_labelled_dirt_is_told_from_clean_text():
     for part, stated in (("en", "en"), ("zh", "zh"), ("parallel", "auto")):
         source = Source(name=part, reader="sandbox", paths=[part], documents=1500)
         for batch in read(source, "", seed=1, dirt=0.2):
-            batch = cleaning(batch, Filters().lines)
-            batch = filters.filtering(folding(batch), Filters(), stated)
+            batch = filters.filtering(cleaning(folding(batch), Filters().lines), Filters(), stated)
             counts.add_read(batch)
             counts.add(batch, np.zeros(len(batch), np.bool_))
     scores = score_dirt(counts)

@@ -106,8 +106,8 @@ def streamed(settings: Corpus, seed: int) -> tuple[dict, dict, dict]:
     for kind, own in (("validation", settings.validation), ("train", settings.sources)):
         for source in own:
             for batch in read(source, "", seed=seed, dirt=settings.dirt):
-                batch = cleaning(batch, settings.filters.lines)
-                batch = filtering(folding(batch), settings.filters, source.language)
+                batch = cleaning(folding(batch), settings.filters.lines)
+                batch = filtering(batch, settings.filters, source.language)
                 batch = signing(decontaminating(batch))
                 held_D = held_out(signatures(batch), settings.holdout, seed)
                 for row, lives, held in zip(batch.to_pylist(), alive(batch), held_D, strict=True):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodel.corpus.batches import raw_batch
+from xmodel.corpus.folding import fold, folding
 from xmodel.corpus.lines import cleaning, collect, dropped_lines
 from xmodel.recipe.settings import LineFilters
 
@@ -22,7 +23,7 @@ COMMON = "This page was saved by the society of friends of the lighthouse."
 
 
 def batch_of(texts: list[str]) -> pa.RecordBatch:
-    return raw_batch([str(number) for number in range(len(texts))], texts)
+    return folding(raw_batch([str(number) for number in range(len(texts))], texts))
 
 
 def cleaned(texts: list[str], counts=None, **changed) -> tuple[list[str], list[int], list[str | None]]:
@@ -102,7 +103,7 @@ def test_nothing_but_whole_lines_goes_and_counts_add_up(texts, cut, shuffle: ran
     np.testing.assert_array_equal((parts[0] + parts[1]).sketch_RW, whole.sketch_RW)
 
     some = LineFilters(min_documents=1, max_document_share=0.0, max_copies=2, max_removed_share=1)
-    starts_L1, documents_L, _, dropped_L = dropped_lines(batch["text"], some, whole)
+    starts_L1, documents_L, _, dropped_L = dropped_lines(batch["text"], np.ones(len(batch), bool), some, whole)
     assert len(starts_L1) == len(dropped_L) + 1
     split = [text.splitlines(keepends=True) for text in texts]
     assert np.bincount(documents_L, minlength=len(texts)).tolist() == [len(lines) for lines in split]
@@ -111,6 +112,7 @@ def test_nothing_but_whole_lines_goes_and_counts_add_up(texts, cut, shuffle: ran
     done = cleaning(batch, some, whole)
     assert done["text"].to_pylist() == wanted
     done["text"].validate(full=True)
+    assert done["folded"].equals(fold(done["text"]))
     assert sum(done["lines_removed"].to_pylist()) == dropped_L.sum()
 
 

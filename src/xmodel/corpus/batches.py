@@ -11,8 +11,9 @@ sums up by construction. Stages are pure, so any engine that maps batches can ru
 | `text`      | string         | sources         | the document, as its author wrote it; lines may drop lines    |
 | `label`     | string or null | sources         | class of labelled dirt; null: a document like any other       |
 | `reason`    | string or null | every stage     | why the document is dropped; null: it is not                  |
-| `lines_removed` | int64      | lines           | lines that were dropped from `text`                           |
 | `folded`    | binary         | folding         | the text in the form in which texts are compared              |
+| `lines_removed` | int64      | lines           | lines that were dropped from `text`                           |
+| `furniture` | int64          | lines           | bytes of `folded` that are phrases of web page furniture      |
 | `language`  | string         | filters         | "en" or "zh"                                                  |
 | `signature` | binary(16)     | deduplicate     | 128-bit hash of `folded`                                      |
 """

@@ -125,7 +125,10 @@ def quantities(batch: pa.RecordBatch, stated_D: np.ndarray) -> dict[str, np.ndar
     paragraphs = np.maximum(counts[Measure.PARAGRAPHS], 1)
     han = counts[Measure.HAN] / np.maximum(letters, 1)
     damaged = np.minimum(counts[Measure.DAMAGED] + counts[Measure.MISREAD], characters)  # one character may be both
-    furniture, _ = find(batch["folded"], furniture_phrases())
+    if "furniture" in batch.schema.names:
+        furniture = batch["furniture"].to_numpy()
+    else:
+        furniture, _ = find(batch["folded"], furniture_phrases())
     length = characters + counts[Measure.HAN]
     words = np.maximum(counts[Measure.WORDS] + counts[Measure.HAN], 1)
     alphabetic = counts[Measure.ALPHABETIC_WORDS] + counts[Measure.HAN]

@@ -8,8 +8,8 @@ How many documents hold a line is counted in a first pass by a count-min sketch 
 whatever the corpus. Its counts are sums, so they do not depend on how documents are shared among workers, or in which
 order the workers' counts are added:
 
-    counts = collect(batches, settings)            # or one per worker, added up: counts + counts
-    batch = cleaning(batch, settings, counts)      # before folding
+    counts = collect(batches)                      # or one per worker, added up: counts + counts
+    batch = cleaning(batch, settings, counts)      # after folding, before filtering
 """
 
 from __future__ import annotations
@@ -155,6 +155,13 @@ def _columns(hashes_L: np.ndarray) -> np.ndarray:
     )
 
 
+def _replaced(column_D: pa.Array, rows_K: np.ndarray, values_K: pa.Array) -> pa.Array:
+    """The column with other values in K rows."""
+    places_D = np.arange(len(column_D))
+    places_D[rows_K] = len(column_D) + np.arange(len(rows_K))
+    return pa.concat_arrays([column_D, values_K]).take(pa.array(places_D))
+
+
 @dataclass
 class LineCounts:
     """In how many documents lines stand; counts of parts of a source merge by addition."""
@@ -196,8 +203,13 @@ def collect(batches: Iterable[pa.RecordBatch]) -> LineCounts:
     return counts
 
 
-def dropped_lines(text: pa.Array, settings: LineFilters, counts: LineCounts | None = None) -> tuple[np.ndarray, ...]:
+def dropped_lines(
+    text: pa.Array, suspects_D: np.ndarray, settings: LineFilters, counts: LineCounts | None = None
+) -> tuple[np.ndarray, ...]:
     """Which lines of D documents go.
+
+    Args:
+        suspects_D: bool, documents that hold a phrase of furniture at all.
 
     Returns:
         starts_L1, documents_L, visible_L: the lines, as `_split` has them.
@@ -205,12 +217,14 @@ def dropped_lines(text: pa.Array, settings: LineFilters, counts: LineCounts | No
     """
     offsets_D1, data_X = utf8_buffers(text)
     starts_L1, documents_L, visible_L, hashes_L, headings_L = _split(offsets_D1, data_X, class_table())
-    lines = pa.BinaryArray.from_buffers(
-        pa.binary(), len(documents_L), [None, pa.py_buffer(starts_L1), pa.py_buffer(data_X)]
-    )
-    folded = fold(lines)
-    covered_L, _ = find(folded, furniture_phrases())
-    dropped_L = ~headings_L & (covered_L > settings.max_furniture_share * byte_lengths(folded))
+    dropped_L = np.zeros(len(documents_L), bool)
+    suspects_K = np.flatnonzero(suspects_D[documents_L] & ~headings_L)
+    if len(suspects_K):
+        buffers = [None, pa.py_buffer(starts_L1), pa.py_buffer(data_X)]
+        lines = pa.BinaryArray.from_buffers(pa.binary(), len(documents_L), buffers)
+        folded = fold(lines.take(pa.array(suspects_K)))
+        covered_K, _ = find(folded, furniture_phrases())
+        dropped_L[suspects_K] = covered_K > settings.max_furniture_share * byte_lengths(folded)
     if settings.max_copies > 0:
         dropped_L |= _copies(documents_L, hashes_L) >= settings.max_copies
     if counts is not None:
@@ -220,19 +234,22 @@ def dropped_lines(text: pa.Array, settings: LineFilters, counts: LineCounts | No
 
 
 def cleaning(batch: pa.RecordBatch, settings: LineFilters, counts: LineCounts | None = None) -> pa.RecordBatch:
-    """The stage that changes `text`, to be called before folding.
+    """The stage that changes `text`, and `folded` with it.
 
-    It adds the column `lines_removed` (int64). A document that would lose more than `max_removed_share` of its visible
-    characters is left as it is and marked "boilerplate"; one that has a reason already is left as it is.
+    It adds the columns `lines_removed` and `furniture` (int64). A document that would lose more than
+    `max_removed_share` of its visible characters is left as it is and marked "boilerplate"; one that has a reason
+    already is left as it is.
 
     Args:
-        batch: D documents.
+        batch: D documents with the column `folded`.
         settings: which lines go.
         counts: of the documents' source, from `collect`; None: lines are not judged by their frequency.
     """
     if len(batch) == 0:
-        return with_column(batch, "lines_removed", pa.array([], pa.int64()))
-    starts_L1, documents_L, visible_L, dropped_L = dropped_lines(batch["text"], settings, counts)
+        nothing = pa.array([], pa.int64())
+        return with_column(with_column(batch, "lines_removed", nothing), "furniture", nothing)
+    furniture_D, _ = find(batch["folded"], furniture_phrases())
+    starts_L1, documents_L, visible_L, dropped_L = dropped_lines(batch["text"], furniture_D > 0, settings, counts)
     dropped_L &= alive(batch)[documents_L]
 
     def of_document(weights_L: np.ndarray) -> np.ndarray:
@@ -246,5 +263,11 @@ def cleaning(batch: pa.RecordBatch, settings: LineFilters, counts: LineCounts | 
         offsets_D1, data_X = utf8_buffers(batch["text"])
         ends, kept = _without(offsets_D1, starts_L1, documents_L, data_X, dropped_L)
         buffers = [None, pa.py_buffer(ends), pa.py_buffer(kept)]
-        batch = with_column(batch, "text", pa.StringArray.from_buffers(len(batch), buffers[1], buffers[2]))
+        text = pa.StringArray.from_buffers(len(batch), buffers[1], buffers[2])
+        changed_K = np.unique(documents_L[dropped_L])
+        folded = fold(text.take(pa.array(changed_K)))
+        furniture_D[changed_K], _ = find(folded, furniture_phrases())
+        batch = with_column(batch, "text", text)
+        batch = with_column(batch, "folded", _replaced(batch["folded"], changed_K, folded))
+    batch = with_column(batch, "furniture", pa.array(furniture_D))
     return with_column(batch, "lines_removed", pa.array(of_document(dropped_L).astype(np.int64)))

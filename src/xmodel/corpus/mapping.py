@@ -1,6 +1,6 @@
 """Each shard by itself, through every stage that needs nothing but the document and what is prepared (preparation.py).
 
-    read ─▶ clean ─▶ fold ─▶ filter ─▶ perplexity ─▶ decontaminate ─▶ sketch ─▶ sign
+    read ─▶ fold ─▶ clean ─▶ filter ─▶ perplexity ─▶ decontaminate ─▶ sketch ─▶ sign
         ─▶ NAME.documents.arrow    what the documents are, dropped ones too
         ─▶ NAME.signatures.arrow   what the search for exact duplicates compares
         ─▶ NAME.records.npy        what the search for near duplicates compares, if there is one
@@ -126,8 +126,8 @@ def judging(job: Job, source: int, lines: Path | None) -> list[Stage]:
     counts = _once("lines", lines, lambda: LineCounts.load(lines)) if lines is not None else None
     stated = in_order(job.settings)[source][2].language
     return [
-        partial(cleaning, settings=job.settings.filters.lines, counts=counts),
         folding,
+        partial(cleaning, settings=job.settings.filters.lines, counts=counts),
         partial(filtering, settings=job.settings.filters, stated=stated),
     ]
 

@@ -1,9 +1,9 @@
 """What has to be known of the corpus before its documents are judged, each by itself (mapping.py).
 
-- How often lines stand in a source, so that its boilerplate can be dropped (lines.py): counted in up to `LINE_SHARDS`
-  shards, spread evenly over the source.
-- The quality filter's models and thresholds (quality.py): trained once, on the reference text and the beginning of each
-  training source.
+- How often lines stand in a source, so that its boilerplate can be dropped (lines.py): counted in up to
+  `SAMPLED_SHARDS` shards, spread evenly over the source.
+- The quality filter's models and thresholds (quality.py): found once, from the reference text and the beginnings of
+  such shards.
 
 Both depend on the recipe and the input alone, stand in the work folder when they are done, and are not made twice.
 """
@@ -28,7 +28,7 @@ from xmodel.corpus.shards import Shard, in_order, read_shard
 from xmodel.corpus.workers import Runner
 from xmodel.files import PARTIAL, atomic_write
 
-LINE_SHARDS = 8  # of a source: 512 MB of text
+SAMPLED_SHARDS = 8  # of a source: 512 MB of text
 
 
 def prepare(job: Job, todo: Sequence[Shard], run: Runner, rank: int = 0) -> Prepared:
@@ -51,7 +51,7 @@ def prepare(job: Job, todo: Sequence[Shard], run: Runner, rank: int = 0) -> Prep
 def _count_lines(job: Job, own: list[list[Shard]], run: Runner, rank: int) -> tuple[Path | None, ...]:
     if job.settings.filters.lines.max_document_share >= 1:
         return (None,) * len(own)
-    chosen = [_spread(shards, LINE_SHARDS) for shards in own]
+    chosen = [_spread(shards, SAMPLED_SHARDS) for shards in own]
     paths = [job.work / "lines" / f"{source:04d}-{_key(shards)}.npz" for source, shards in enumerate(chosen)]
     left = [shard for shards, path in zip(chosen, paths, strict=True) if not path.exists() for shard in shards]
     left = left[rank % max(len(left), 1) :] + left[: rank % max(len(left), 1)]
@@ -110,13 +110,13 @@ def _prepare_quality(job: Job, own: list[list[Shard]], lines: tuple[Path | None,
 
 
 def _sample(job: Job, own: list[list[Shard]], lines: tuple[Path | None, ...]) -> Iterator[pa.RecordBatch]:
-    """The first documents of each training source, judged by the filters."""
+    """The first documents of shards spread evenly over each training source, judged by the filters."""
     for source, (kind, _, _) in enumerate(in_order(job.settings)):
-        left = job.settings.quality.sample_documents if kind == "sources" else 0
-        stages = judging(job, source, lines[source]) if left else []
-        for shard in own[source]:
-            if left == 0:
-                break
+        chosen = _spread(own[source], SAMPLED_SHARDS) if kind == "sources" else []
+        stages = judging(job, source, lines[source]) if chosen else []
+        for number, shard in enumerate(chosen, 1):
+            wanted = job.settings.quality.sample_documents
+            left = wanted * number // len(chosen) - wanted * (number - 1) // len(chosen)
             for batch in read_shard(shard, job.settings, job.seed):
                 batch = batch.slice(0, left)
                 left -= len(batch)

@@ -360,7 +360,7 @@ class Quality:
         1.0, "most of a document's units that may stand in paragraphs above the threshold", least=0, most=1
     )
     sample_documents: int = setting(
-        10_000, "documents from the beginning of each training source that the quantiles are taken of", least=1
+        2_000, "documents of each training source, from up to eight places, that the quantiles are taken of", least=1
     )
     memory: int = setting(
         1_000_000_000,
