@@ -6,6 +6,7 @@ be repeated safely, so a worker that dies costs the item that it was at, which a
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -141,13 +142,14 @@ def on_ray(function: Callable[[Item], Result], items: Sequence[Item], address: s
         UserError: Ray is not installed, or there is no cluster at the address.
     """
     try:
-        import ray  # pyright: ignore[reportMissingImports]
+        import ray
+        import ray.exceptions
     except ImportError:
         raise UserError("--ray needs Ray: pip install 'xmodel[ray]'") from None
     begun = not ray.is_initialized()
     if begun:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         except ConnectionError as error:
             raise UserError(f"--ray {address}: no Ray cluster answers there ({error})") from None
     try:
