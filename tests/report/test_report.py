@@ -171,6 +171,9 @@ def test_funnel_on_the_page_is_the_funnel_and_adds_up(full: Path, page: Page) ->
     assert rows["All"] == sums
     for reason, amount in funnel["total"]["dropped"].items():
         assert any(row[0] == reason and row[2] == f"{amount['documents']:,}" for row in page.rows)
+    for name, entry in funnel["decontamination"].items():
+        figures = [f"{entry[step]:,}" for step in ("items", "searched", "found", "documents")]
+        assert [name, *figures] in page.rows
     for kind, entry in funnel["dirt"].items():
         made = next(row for row in page.rows if row[0] == kind and row[1] == f"{entry['made']:,}")
         assert made[2:5] == [

@@ -1,4 +1,4 @@
-"""The corpus on the page: the funnel by source, why documents were dropped, the mixture, and labelled dirt."""
+"""The corpus on the page: funnel, why documents were dropped, the mixture, decontamination, and labelled dirt."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ DIRT_NOTE = (
     "Dirt of known kinds was mixed into the sandbox. Recall: the part of a kind that was dropped. "
     "Precision: the part of what was dropped for the reasons meant for a kind that is dirt."
 )
+OVERLAP_NOTE = (
+    "Searched: items long enough to be told from common phrases. Found: items of which some document holds the text; "
+    "such documents, or the shared text, were taken out of the training text."
+)
 EPOCHS_NOTE = "Epochs: weight × samples × context / tokens of the source, over the whole planned training."
 
 
 def corpus(run: Run) -> Html:
-    """The funnel by source, reasons of the drops, the mixture, and how the filters did on labelled dirt."""
+    """The funnel by source, reasons of the drops, the mixture, overlap with held-out texts, and labelled dirt."""
     if not run.funnel:
         return missing("The corpus", "xmodel corpus")
     sources, total = run.funnel.get("sources", {}), run.funnel.get("total", {})
     parts = [_told(len(sources), total), _funnel(sources, total), _reasons(sources, total), _mixture(run, sources)]
+    if run.funnel.get("decontamination"):
+        parts.append(_overlaps(run.funnel["decontamination"]))
     if run.funnel.get("dirt"):
         parts.append(_dirt(run.funnel["dirt"], run.funnel.get("clean")))
     return join(part for part in parts if part)
@@ -51,11 +57,13 @@ def _told(sources: int, total: Entry) -> Html:
     read, dropped = amount(total, "read"), amount(total, "dropped")
     kept_bytes = amount(total, "kept", unit="bytes")
     chinese = share(amount(total, "languages", "zh", unit="bytes"), kept_bytes)
+    cut = amount(total, "cut", unit="bytes")
+    lines = f"Lines and passages of {size(cut)} were cut out of documents that were kept or judged. " if cut else ""
     return paragraph(
         f"{count(read)} documents ({size(amount(total, 'read', unit='bytes'))}) were read from {sources} sources; "
         f"{count(dropped)} ({percent(share(dropped, read))}) were dropped, "
         f"{count(amount(total, 'validation'))} set aside for validation, "
-        f"and {count(amount(total, 'kept'))} ({size(kept_bytes)}) kept for training. ",
+        f"and {count(amount(total, 'kept'))} ({size(kept_bytes)}) kept for training. {lines}",
         f"{percent(chinese)} of the kept bytes are ",
         coloured("zh", "Chinese"),
         ".",
@@ -120,6 +128,14 @@ def _mixture(run: Run, sources: dict[str, Entry]) -> Html:
     keys = [key("en", "English"), key("zh", "Chinese")]
     notes = [paragraph(*keys, class_="note"), paragraph(note, class_="note")]
     return join([element("h3", "The mixture"), table(columns, rows, totals=1), *notes])
+
+
+def _overlaps(found: dict[str, dict[str, Any]]) -> Html:
+    steps = ("items", "searched", "found", "documents")
+    rows = [[markup.name(title), *(count(entry.get(step)) for step in steps)] for title, entry in found.items()]
+    columns = ["Held-out set", "#Items", "#Searched", "#Found", "#Documents"]
+    shown = [table(columns, rows), paragraph(OVERLAP_NOTE, class_="note")]
+    return join([element("h3", "Held-out questions and benchmarks in the text"), *shown])
 
 
 def _dirt(dirt: dict[str, Any], clean: dict[str, Any] | None) -> Html:
