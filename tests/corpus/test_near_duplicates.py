@@ -354,7 +354,7 @@ def test_what_is_found_in_the_sandbox(mode, tmp_path):
     dropped: Counter[str] = Counter()
     setup = NearDuplicates(mode=mode)
     for part in sandbox.PARTS:
-        wanted = [d for d in sandbox.documents(part, 2400, 7, 0.25) if d.label == "clean" or "duplicate" in d.label]
+        wanted = [d for d in sandbox.documents(part, 4800, 7, 0.25) if d.label == "clean" or "duplicate" in d.label]
         recorded = sketched([d.text for d in wanted], setup)
         write_records(tmp_path / f"{part}.npy", [recorded], setup)
         (kept,) = find_near_duplicates([tmp_path / f"{part}.npy"], setup, tmp_path / part)
@@ -366,4 +366,4 @@ def test_what_is_found_in_the_sandbox(mode, tmp_path):
     for share, floor in FLOORS[mode].items():
         assert recall[f"near_duplicate_{share}"] >= floor, recall
     assert recall["clean"] <= 0.003, recall
-    assert 1 - dropped["clean"] / sum(dropped.values()) >= 0.985, dropped
+    assert 1 - dropped["clean"] / sum(dropped.values()) >= 0.99, dropped

@@ -16,9 +16,9 @@ and refuses nearly all candidates at the price of a few instructions; it never r
 documents of one template share many 5-grams, but in other places; a copy has them all shifted by about the same number
 of characters. The similarity of a pair is the largest share of values that agree on one shift (two adjacent bins of
 1/40 of the longer document). Where much differs it must differ evenly, as by typing or by recognition errors: below a
-similarity of 0.75 the agreement in eight stretches of the document may scatter no more than 5.5 times as much as lots
-would (a chi-square over its degrees of freedom). Random edits make it about 2, as an edit takes five
-neighbouring 5-grams along; documents filled into one template, alike here and different there, about 14.
+similarity of 0.75 the agreement in eight stretches of each document may scatter no more than 5.5 times as much as lots
+would (a chi-square over its degrees of freedom, averaged over both documents). Random edits make it about 2, as an edit
+takes five neighbouring 5-grams along; documents filled into one template, alike here and different there, about 14.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TABLES, WIDE_BITS = 200, 14  # for wider distances
 SHIFT_BINS = 40  # bins of shifts in the length of the longer document
 REFUSED = 1 << 20  # refused pairs that a partition remembers
 MOSTLY = 0.75  # similarity from which on a pair may differ unevenly
-SEGMENTS, EVENLY = 8, 5.5  # stretches of the longer document, largest dispersion of the agreement among them
+SEGMENTS, EVENLY = 8, 5.5  # stretches of a document, largest dispersion of the agreement among them
 THRESHOLDS = {"simhash": 0.65, "minhash": 0.30}
 
 
@@ -169,17 +169,18 @@ def similarity(characters_N, values_NK, positions_NK, one, other, least):
         return 0.0
     if found >= MOSTLY:
         return found
-    values_S = np.zeros(SEGMENTS, np.float64)
-    agree_S = np.zeros(SEGMENTS, np.float64)
-    for slot in range(slots):
-        segment = np.int64(positions_NK[one, slot]) * SEGMENTS // 256
-        values_S[segment] += 1
-        agree_S[segment] += best <= bins_K[slot] <= best + 1
     dispersion = 0.0
-    for segment in range(SEGMENTS):
-        expected = values_S[segment] * found
-        if expected > 0:
-            dispersion += (agree_S[segment] - expected) ** 2 / (expected * (1 - found)) / SEGMENTS
+    for document in (one, other):
+        values_S = np.zeros(SEGMENTS, np.float64)
+        agree_S = np.zeros(SEGMENTS, np.float64)
+        for slot in range(slots):
+            segment = np.int64(positions_NK[document, slot]) * SEGMENTS // 256
+            values_S[segment] += 1
+            agree_S[segment] += best <= bins_K[slot] <= best + 1
+        for segment in range(SEGMENTS):
+            expected = values_S[segment] * found
+            if expected > 0:
+                dispersion += (agree_S[segment] - expected) ** 2 / (expected * (1 - found)) / (2 * SEGMENTS)
     return found if dispersion <= EVENLY else 0.0
 
 
