@@ -1,13 +1,13 @@
 """From sketches to verified pairs: keys that near duplicates are likely to share, buckets of equal keys, verification.
 
-**Keys.** `simhash`: each key is the SimHash under one of several masks. Up to a Hamming distance of 3 the 64 bits are
-cut into 6 blocks and every choice of 3 is a mask (Manku et al. 2007, section 3): 20 tables, and no pair within the
-distance is missed. For wider distances that would need masks of very few bits, so each of 200 masks shows 14 bits,
-drawn by lot (Indyk and Motwani 1998): a pair at distance 12 shares a key
-with a probability of 0.999, at 14 with 0.98, at 16 with 0.87, at 18 with 0.65. The pairs to look at grow with the
-square of the documents (0.006 N^2 for unrelated texts): right up to a few million documents; beyond, `minhash` with 32
-bands and a threshold of 0.65 finds the same near duplicates. `minhash`: each key is a band of the sketch (Leskovec et
-al., Mining of Massive Datasets, section 3.4). Keys have 32 bits: documents that share one by accident are not alike.
+**Keys.** `simhash`: up to a Hamming distance of 3 the 64 bits are cut into 6 blocks and every choice of 3 is a mask
+(Manku et al. 2007, section 3): 20 tables, and no pair within the distance is missed. For wider distances that would need
+masks of very few bits, under which half a corpus looks alike: SimHashes of long texts in one language are close together.
+So each of 128 keys shows 8 bits of the SimHash and 3 values of the MinHash sketch, drawn by lot (Indyk and Motwani
+1998). A pair that has 65 % of its values in common, the least that is verified, shares a key with a probability of 0.998
+at distance 12, 0.96 at 16, 0.90 at 18; unrelated texts hardly ever do. `minhash`: each key is a band of the sketch
+(Leskovec et al., Mining of Massive Datasets, section 3.4). Keys have 32 bits: documents that share one by accident are
+not alike.
 
 **A glance** at two bits of every value of the sketches (Li and König 2010) tells that a pair shares too few of them,
 and refuses nearly all candidates at the price of a few instructions; it never refuses a pair that would be verified.
@@ -32,7 +32,7 @@ from xmodel.corpus.near_duplicates.sketch import mix
 from xmodel.recipe.settings import NearDuplicates
 
 GUARANTEED = 3  # largest Hamming distance for which the tables miss nothing
-TABLES, WIDE_BITS = 200, 14  # for wider distances
+TABLES, WIDE_BITS, WIDE_VALUES = 128, 8, 3  # for wider distances
 SHIFT_BINS = 40  # bins of shifts in the length of the longer document
 REFUSED = 1 << 20  # refused pairs that a partition remembers
 MOSTLY = 0.75  # similarity from which on a pair may differ unevenly
@@ -46,14 +46,25 @@ def threshold(settings: NearDuplicates) -> float:
 
 
 def masks(distance: int) -> np.ndarray:
-    """The masks of the SimHash tables: uint64 [T]."""
+    """The bits of the SimHash that each table shows: uint64 [T]."""
     if distance <= GUARANTEED:
         edges = [64 * block // 6 for block in range(7)]
         blocks = [(1 << end) - (1 << begin) for begin, end in pairwise(edges)]
         return np.array([sum(choice) for choice in combinations(blocks, 3)], np.uint64)
-    lots_TB = mix_all(np.arange(1, 64 * TABLES + 1, dtype=np.uint64)).reshape(TABLES, 64)
-    shown_TW = np.argsort(lots_TB, axis=1)[:, :WIDE_BITS].astype(np.uint64)
-    return np.bitwise_or.reduce(np.uint64(1) << shown_TW, axis=1)
+    return np.bitwise_or.reduce(np.uint64(1) << _lots(1, TABLES, 64)[:, :WIDE_BITS].astype(np.uint64), axis=1)
+
+
+def slots(distance: int, permutations: int) -> np.ndarray:
+    """The values of the MinHash sketch that each table shows beside: int64 [T, V]."""
+    if distance <= GUARANTEED:
+        return np.zeros((len(masks(distance)), 0), np.int64)
+    return _lots(2, TABLES, permutations)[:, :WIDE_VALUES]
+
+
+def _lots(seed: int, rows: int, things: int) -> np.ndarray:
+    """In each row all things in an order drawn by lot: int64 [rows, things]."""
+    first = np.uint64(seed << 32)
+    return np.argsort(mix_all(np.arange(1, rows * things + 1, dtype=np.uint64) + first).reshape(rows, things), axis=1)
 
 
 def number_of_keys(settings: NearDuplicates) -> int:
@@ -75,9 +86,11 @@ def bucket_keys(sketches_D: np.ndarray, settings: NearDuplicates) -> np.ndarray:
     """Documents that share a key are candidates: uint32 [D, T], a column for each table or band."""
     if settings.mode == "simhash":
         masks_T = masks(settings.distance)
-        shown_DT = sketches_D["simhash"][:, None] & masks_T
         tables_T = np.arange(1, len(masks_T) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        return mix_all(shown_DT ^ mix_all(tables_T)).astype(np.uint32)
+        keys_DT = mix_all((sketches_D["simhash"][:, None] & masks_T) ^ mix_all(tables_T))
+        for slots_T in slots(settings.distance, settings.permutations).T:
+            keys_DT = mix_all(keys_DT ^ sketches_D["values"][:, slots_T])
+        return keys_DT.astype(np.uint32)
     keys_DT = np.empty((len(sketches_D), settings.bands), np.uint64)
     _band_keys(np.ascontiguousarray(sketches_D["values"]), settings.permutations // settings.bands, keys_DT)
     return keys_DT.astype(np.uint32)
