@@ -1,13 +1,13 @@
 """From sketches to verified pairs: keys that near duplicates are likely to share, buckets of equal keys, verification.
 
 **Keys.** `simhash`: up to a Hamming distance of 3 the 64 bits are cut into 6 blocks and every choice of 3 is a mask
-(Manku et al. 2007, section 3): 20 tables, and no pair within the distance is missed. For wider distances that would need
-masks of very few bits, under which half a corpus looks alike: SimHashes of long texts in one language are close together.
-So each of 128 keys shows 8 bits of the SimHash and 3 values of the MinHash sketch, drawn by lot (Indyk and Motwani
-1998). A pair that has 65 % of its values in common, the least that is verified, shares a key with a probability of 0.998
-at distance 12, 0.96 at 16, 0.90 at 18; unrelated texts hardly ever do. `minhash`: each key is a band of the sketch
-(Leskovec et al., Mining of Massive Datasets, section 3.4). Keys have 32 bits: documents that share one by accident are
-not alike.
+(Manku et al. 2007, section 3): 20 tables, and no pair within the distance is missed. For wider distances that would
+need masks of very few bits, under which half a corpus looks alike: SimHashes of long texts in one language are close
+together. So each of 128 keys shows 8 bits of the SimHash and 3 values of the MinHash sketch, drawn by lot (Indyk and
+Motwani 1998). A pair that has 65 % of its values in common, the least that is verified, shares a key with a
+probability of 0.998 at distance 12, 0.96 at 16, 0.90 at 18; unrelated texts hardly ever do. `minhash`: each key is a
+band of the sketch (Leskovec et al., Mining of Massive Datasets, section 3.4). Keys have 32 bits: documents that share
+one by accident are not alike.
 
 **A glance** at two bits of every value of the sketches (Li and König 2010) tells that a pair shares too few of them,
 and refuses nearly all candidates at the price of a few instructions; it never refuses a pair that would be verified.
