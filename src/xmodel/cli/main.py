@@ -413,7 +413,7 @@ def command_reference() -> str:
             if not child.hidden:
                 add(child, click.Context(child, info_name=name, parent=context))
 
-    add(cli, click.Context(cli, info_name="xmodel", max_content_width=100, terminal_width=100))
+    add(cli, click.Context(cli, info_name="xmodel", terminal_width=100, **cli.context_settings))
     return "\n".join(parts)
 
 

@@ -257,7 +257,7 @@ class _Vocabulary:
             except UnicodeDecodeError:
                 return counted
             if not self.spells_spaces:  # as in WordPiece: without the text nobody knows where a word ends
-                return counted
+                spans = Units(spans.words_2W[:, :0], spans.han_2H)
         visible = self.visible_V[ids]
         ends_T = np.cumsum(visible[visible > 0])
         first_W, last_W = np.searchsorted(ends_T, spans.words_2W, side="right")
@@ -300,7 +300,7 @@ def _character_script(character: str) -> str:
 
 
 def script(piece: bytes) -> str:
-    """Which of `SCRIPTS` a piece belongs to; a space before a word does not make it mixed, marks go with punctuation.
+    """Which of `SCRIPTS` a piece belongs to; white space at its ends does not make it mixed, signs are punctuation.
 
     "bytes" are pieces that are no whole characters, in byte-level vocabularies; "special" those that stand for nothing.
     """
@@ -308,7 +308,7 @@ def script(piece: bytes) -> str:
         text = piece.decode()
     except UnicodeDecodeError:
         return "bytes"
-    found = {_character_script(character) for character in (text[1:] if text[:1] == " " and text != " " else text)}
+    found = {_character_script(character) for character in text.strip() or text}
     return found.pop() if len(found) == 1 else "mixed" if found else "special"
 
 

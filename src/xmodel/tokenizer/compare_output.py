@@ -10,9 +10,7 @@ from xmodel.errors import UserError
 from xmodel.files import atomic_write
 from xmodel.tokenizer.compare import SCRIPTS
 
-LOSSY = (
-    "* does not give the text back: what it drops or folds costs it no tokens, so its figures look better than they are"
-)
+LOSSY = "* does not give the text back: what it drops costs it no tokens, so its figures look better than they are"
 DRAWINGS = (".svg", ".png", ".pdf")
 # Told apart by those who do not see red and green (Okabe and Ito 2008, "Color universal design").
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -55,13 +53,14 @@ def published_table() -> dict[str, Any]:
 
 
 def _groups(found: dict[str, Any]) -> list[tuple[int, str, bool]]:
-    """(place, name, whether it is a category) of each group of the text that says something of its own."""
+    """(place, name, whether it is a category) of each group of the text that does not repeat the figures above it."""
+    languages = [size["language"] for size in found["text"]]
     groups = []
-    for place, size in enumerate(found["text"]):
-        if size["category"] == "all":
-            groups.append((place, size["language"], False))
-        elif [row["language"] for row in found["text"]].count(size["language"]) > 2:  # else the same figures again
-            groups.append((place, size["category"], True))
+    for place, (language, size) in enumerate(zip(languages, found["text"], strict=True)):
+        is_category = size["category"] != "all"
+        alone = languages.count(language) == 2 if is_category else place == 0 and len(set(languages)) == 2
+        if not alone:
+            groups.append((place, size["category"] if is_category else language, is_category))
     return groups
 
 
