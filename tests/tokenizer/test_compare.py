@@ -417,14 +417,14 @@ def test_real_tokenizers_from_the_command_line(tmp_path: Path, folding: Opened):
     from xmodel.recipe.settings import Tokenizer as Settings
     from xmodel.tokenizer.train import train
 
-    train(LINES * 4, Settings(vocab_size=420), tmp_path / "ours", seed=0)
+    train([*LINES, Path(__file__).read_text()], Settings(vocab_size=600), tmp_path / "run" / "tokenizer", seed=0)
     (tmp_path / "theirs.model").write_bytes(folding.processor.serialized_model_proto())
     (tmp_path / "text.txt").write_text("The  river\n河流")
-    names = [tmp_path / "ours", tmp_path / "theirs.model"]
+    names = [tmp_path / "run", tmp_path / "theirs.model"]
     result = in_its_own_process(
         "tokenizer", "compare", *names, "--text", tmp_path / "text.txt", "--json", "--rounds", 1
     )
     assert result.returncode == 0, result.stderr
     assert [row["lossless"] for row in json.loads(result.stdout)["tokenizers"]] == [True, False]
-    result = in_its_own_process("tokenizer", "show", tmp_path / "ours", "The river 河流", "--json")
+    result = in_its_own_process("tokenizer", "show", tmp_path / "run", "The river 河流", "--json")
     assert json.loads(result.stdout)["lossless"]
