@@ -340,6 +340,14 @@ def test_compare_draws(xmodel, tmp_path: Path):
     assert all(word in drawn for word in ("Tokens per character", "keeping", "folding (lossy)", "white space"))
 
 
+def test_chinese_names_are_drawn_without_a_warning(tmp_path: Path, keeping: Opened, recwarn: pytest.WarningsRecorder):
+    found = compare({"分词": keeping}, [documents("The river.", category="散文")], rounds=0)
+    draw(found, tmp_path / "a.png")
+    draw(found, tmp_path / "a.svg")
+    assert "分词" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
 def test_drawing_is_the_same_twice(tmp_path: Path, keeping: Opened):
     found = compare({"a": keeping}, [documents("The river.")], rounds=0)
     for name in ("one.svg", "two.svg"):

@@ -80,12 +80,11 @@ def test_on_a_terminal_neighbours_differ_in_colour_and_the_text_stays_whole(toke
     assert all(a != b for a, b in pairwise(grounds))
     assert re.sub(r"\x1b\[[\d;]*m", "", running) == "The river 河流↵\nThe"
     assert all(line.endswith("\x1b[0m") for line in running.splitlines())
-    inks = {
-        re.search(r"\[([\d;]*)48;5", part)[1]
-        for part in re.findall(r"\x1b\[[\d;]*48;5;\d+m⟨", shown(show(tokenizer, "🤗"), True))
-    }  # type: ignore[index]
-    assert inks
-    assert "30;" not in inks, "bytes look different from pieces"
+    styles = {
+        found[1] for found in re.finditer(r"\x1b\[([\d;]*);48;5;\d+m⟨", shown(show(tokenizer, "🤗"), colour=True))
+    }
+    assert len(styles) == 1
+    assert f"\x1b[{styles.pop()};48" not in running, "bytes look different from pieces"
     assert "\x1b[31m" not in shown(show(tokenizer, TEXT), colour=True), "the text's own escapes do nothing"
 
 

@@ -130,10 +130,13 @@ def tokenizer_compare(
         draw(found, Path(plot))
     if as_json:
         click.echo(json.dumps(found | ({"published": published_table()} if published else {}), ensure_ascii=False))
-    else:
-        click.echo(tables(found, published))
-        if missing:
-            click.echo(f"\nrecords left out: {missing}")
+        return
+    parts = [tables(found, published)]
+    if missing:
+        parts.append(f"records left out: {missing}")
+    if plot:
+        parts.append(f"plot: {plot}")
+    click.echo("\n\n".join(parts))
 
 
 def _files(path: str) -> list[Path]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
-from xmodel.console import table
+from xmodel.console import log, table
 from xmodel.errors import UserError
 from xmodel.files import atomic_write
-from xmodel.tokenizer.compare import SCRIPTS
+from xmodel.tokenizer.compare import SCRIPTS, language_of
 
 LOSSY = "* does not give the text back: what it drops costs it no tokens, so its figures look better than they are"
 DRAWINGS = (".svg", ".png", ".pdf")
@@ -132,9 +133,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
     from matplotlib import font_manager
     from matplotlib.figure import Figure
 
-    installed = set(font_manager.get_font_names())
+    chinese = [name for name in CHINESE_FONTS if name in font_manager.get_font_names()]
     style = {
-        "font.family": ["DejaVu Sans", *(name for name in CHINESE_FONTS if name in installed)],
+        "font.family": ["DejaVu Sans", *chinese],
         "svg.fonttype": "none",
         "svg.hashsalt": "xmodel",
         "font.size": 9,
@@ -149,7 +150,11 @@ def draw(found: dict[str, Any], path: Path) -> None:
         compression, vocabulary = chart.subplots(2, 1, height_ratios=[heights[0] + 0.4, heights[1] + 0.8])
         _draw_compression(compression, found, groups)
         _draw_vocabulary(vocabulary, tokenizers)
-        with atomic_write(path) as stream:
+        names = [row["name"] for row in tokenizers] + [name for _, name, _ in groups]
+        if not chinese and path.suffix.lower() != ".svg" and any(language_of(name) == "zh" for name in names):
+            log(f"{path}: no font with Chinese characters is installed, names in them show as boxes; an .svg has them")
+        with warnings.catch_warnings(), atomic_write(path) as stream:
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
             no_date = {"Date": None} if path.suffix.lower() == ".svg" else None
             chart.savefig(stream, format=path.suffix.lower()[1:], dpi=150, metadata=no_date)
 

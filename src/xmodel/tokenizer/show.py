@@ -11,7 +11,8 @@ from xmodel.tokenizer.compare import AnyTokenizer
 
 # Black on pale grounds of the 256-colour table: the same on light and dark terminals. Neighbours differ.
 GROUNDS = (153, 222, 157, 218)
-MARKED = 196  # red, underlined: bytes of a character, unknown and control pieces
+INK = "38;5;16"
+MARKED = "1;4;38;5;124"  # dark red, underlined: bytes of a character, unknown and control pieces
 MARKS = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 SEPARATOR = "│"
 
@@ -95,7 +96,7 @@ def _plain(tokens: list[dict[str, Any]]) -> str:
 def _coloured(tokens: list[dict[str, Any]]) -> str:
     parts = []
     for place, token in enumerate(tokens):
-        ink = "30" if token["kind"] == "piece" else f"1;4;38;5;{MARKED}"
+        ink = INK if token["kind"] == "piece" else MARKED
         style = f"{ink};48;5;{GROUNDS[place % len(GROUNDS)]}"
         # The ground ends before the line does, or some terminals fill the rest of the line with it.
         parts.append("\n".join(f"\x1b[{style}m{part}\x1b[0m" if part else "" for part in _running(token).split("\n")))
