@@ -184,6 +184,11 @@ def test_a_tokenizer_that_folds_is_caught_and_measured_on_what_it_read(folding: 
     assert "keeping *" not in printed
 
 
+def test_a_token_that_stands_for_nothing_is_no_part_of_a_word():
+    found = group(compare({"a": ByHand({" cat": [3, 1, 4]})}, [documents(" cat")], rounds=0))
+    assert (found["tokens"], found["tokens_per_word"]) == (3, 2)
+
+
 def test_the_place_of_a_difference_is_line_and_character():
     class Dropping(ByHand):
         def decode(self, ids: Any) -> str:
