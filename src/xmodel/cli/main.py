@@ -29,6 +29,7 @@ from xmodel.cli.common import (
     open_target,
 )
 from xmodel.cli.corpus import corpus
+from xmodel.cli.tokenizer import tokenizer
 from xmodel.errors import Interrupted, UserError, XmodelError
 
 
@@ -136,11 +137,7 @@ def _stage_command(name: str, summary: str, examples: str) -> None:
 
 
 cli.add_command(corpus)
-_stage_command(
-    "tokenizer",
-    "Train the SentencePiece tokenizer on the corpus and write the equal tokenizer.json.",
-    "  xmodel tokenizer runs/quickstart\n  xmodel tokenizer mine.yaml tokenizer.vocab_size=16k",
-)
+cli.add_command(tokenizer)
 _stage_command(
     "tokens",
     "Encode the corpus into token shards, with a manifest of sizes and checksums.",
@@ -416,7 +413,7 @@ def command_reference() -> str:
             if not child.hidden:
                 add(child, click.Context(child, info_name=name, parent=context))
 
-    add(cli, click.Context(cli, info_name="xmodel", max_content_width=100, terminal_width=100))
+    add(cli, click.Context(cli, info_name="xmodel", terminal_width=100, **cli.context_settings))
     return "\n".join(parts)
 
 
