@@ -43,6 +43,7 @@ class Tokenizer:
             raise MachineError(f"{path}: missing; the tokenizer stage has not finished") from None
         try:
             self._pieces = read_pieces(self._model)
+            self.pieces: list[bytes] = [surface(piece) for piece in self._pieces]  # bytes that each id stands for
             self._searchable = _is_plain_unigram(self._model)
         except (MachineError, ValueError, LookupError, struct.error):
             raise MachineError(f"{path}: damaged, or not a SentencePiece model") from None
@@ -52,7 +53,6 @@ class Tokenizer:
         self.folder = folder
         self.vocab_size = len(self._pieces)
         self.ids_dtype = np.dtype(np.uint16 if self.vocab_size <= 65_536 else np.uint32)
-        self.pieces: list[bytes] = [surface(piece) for piece in self._pieces]  # UTF-8 bytes that each id stands for
         self.first_byte_id = byte_ids[0]  # the 256 byte pieces follow one another
 
     @classmethod

@@ -305,6 +305,8 @@ def _segment(data_X, start, end, nodes_N, values_N, unknown, first_byte_id, scor
                 else:
                     b = pieces_W[b] >> 32
             common = a
+    if 2 * common < window:
+        return start, n  # look further rather than over and over at the same
     return start + common, _write(data_X, start, common, first_byte_id, pieces_W, ids_T, n)
 
 
