@@ -123,7 +123,11 @@ def _open(split: str, path: Path) -> _Source:
     try:
         return _Source(split, path, pyarrow.parquet.read_metadata(path))
     except (pyarrow.ArrowException, OSError) as error:
-        raise MachineError(f"{path}: damaged ({error}); run the corpus stage again") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> MachineError:
+    return MachineError(f"{path}: damaged ({' '.join(str(error).split())}); run the corpus stage again")
 
 
 def _take_up(work: Path, sources: list[_Source], tokenizer: Tokenizer, settings: Settings) -> None:
@@ -208,7 +212,7 @@ def _encode(group: _Group, tokenizer: Tokenizer, bos: bool) -> tuple[_Group, _En
         with pyarrow.parquet.ParquetFile(path, metadata=metadata) as file:
             texts = file.read_row_group(group.number, columns=["text"], use_threads=False).column("text")
     except (pyarrow.ArrowException, OSError) as error:
-        raise MachineError(f"{path}: damaged ({error}); run the corpus stage again") from None
+        raise _damaged(path, error) from None
     parts = []
     for chunk in texts.slice(group.skip).chunks:
         chunk = chunk.fill_null("") if chunk.null_count else chunk
