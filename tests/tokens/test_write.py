@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,8 +52,8 @@ def home(tmp_path_factory) -> Path:
     return home
 
 
-def carry_out(home: Path, work: Path, folder: Path, **settings: int) -> dict:
-    chosen = Settings(**{"shard_tokens": SHARD, "workers": 2} | settings)
+def carry_out(home: Path, work: Path, folder: Path, **settings: Any) -> dict[str, Any]:
+    chosen = replace(Settings(shard_tokens=SHARD, workers=2), **settings)
     return write.write_tokens(home / "corpus", Tokenizer.load(home / "tokenizer"), chosen, folder, work)
 
 
@@ -162,7 +164,7 @@ write.write_tokens(home / "corpus", tokenizer, settings, here / "tokens", here /
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_kill_9_at_random_moments_changes_nothing(home, tmp_path, workers):
     chance = random.Random(workers)
-    stood = []
+    stood, code = [], None
     for attempt in range(4):
         command = [sys.executable, "-c", SLOWLY, home, tmp_path, str(workers)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:

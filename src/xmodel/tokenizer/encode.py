@@ -10,7 +10,7 @@ Three things make it fast:
 
 * A text falls apart wherever no piece reaches across. There the best way is known, ids are written, and the search
   begins anew, so its tables stay in the cache whatever the length of the text.
-* Between two bytes that stand beside each other in no piece ("e" and " " in a vocabulary of words) that is known
+* Between two characters that stand beside each other in no piece ("e" and " " in a vocabulary of words) that is known
   beforehand. What lies between two such places, a word as a rule, is looked up in a table of words seen before.
 * Pieces are found in a double array (Aoe 1989): one step per byte, all children of a node within 1 KiB.
 """
@@ -36,8 +36,9 @@ LABEL, HAS_PIECE, BASE_SHIFT = 511, 512, 10
 MOST_NODES = 1 << (32 - BASE_SHIFT)
 
 TRIES = 64  # to place a node's children among others
+PAIR_BITS = 18
 
-WORD_BYTES = 15  # longest word that is remembered
+WORD_BYTES = 15  # longest word that is remembered; with a 1 before it, it is a number of 128 bits
 WORD_IDS = 7  # most ids of one
 SLOT_BITS = 14
 WINDOW = 1 << 14  # bytes that the search looks at before it gives up waiting for a place where no piece reaches across
@@ -50,7 +51,8 @@ class Tables(NamedTuple):
 
     nodes_N: np.ndarray  # uint32: the double array; node 0 is the root
     values_N: np.ndarray  # int64: score in steps << 32 | id of the piece that ends at a node
-    inside_FF: np.ndarray  # uint8 [65536]: 1 at a << 8 | b when byte b follows byte a within a piece or a character
+    inside_FF: np.ndarray  # uint8: 1 at a << 8 | b when the ASCII characters a and b are neighbours in a piece
+    inside_C: np.ndarray  # uint8: bits, set where `_pair` of two neighbours in a piece says; others may stand there too
     unknown: int  # score of a character without a piece, in steps
     first_byte_id: int  # the pieces of the 256 bytes follow one another
 
@@ -91,7 +93,7 @@ def unigram_tables(pieces: Sequence[Piece]) -> Tables | None:
     values_N = np.zeros(used, np.int64)
     values_N[ends_P] = scores_P << 32 | ids_P
     unknown = int(scores_P.min()) - round(UNKNOWN_PENALTY / SCORE_STEP)
-    return Tables(nodes_N, values_N, _inside(data_X, starts_P1), unknown, byte_ids[0])
+    return Tables(nodes_N, values_N, *_inside(data_X, starts_P1), unknown, byte_ids[0])
 
 
 def encode_utf8(
@@ -120,8 +122,8 @@ def encode_utf8(
     data_X.flags.writeable = False  # one signature to compile, whether the bytes are ours or Arrow's
     words = _words(tables, ids_dtype)
     length = _encode(
-        offsets_D1, data_X, tables.nodes_N, tables.values_N, tables.inside_FF, tables.unknown, tables.first_byte_id,
-        before, after, *words, ids_T, ends_D,
+        offsets_D1, data_X, tables.nodes_N, tables.values_N, tables.inside_FF, tables.inside_C, tables.unknown,
+        tables.first_byte_id, before, after, *words, ids_T, ends_D,
     )  # fmt: skip
     return ids_T[:length], ends_D
 
@@ -162,8 +164,8 @@ def _words(tables: Tables, ids_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
 
 @numba.njit(cache=True, nogil=True)
 def _encode(
-    offsets_D1, data_X, nodes_N, values_N, inside_FF, unknown, first_byte_id, before, after, keys_S2, words_SI, ids_T,
-    ends_D,
+    offsets_D1, data_X, nodes_N, values_N, inside_FF, inside_C, unknown, first_byte_id, before, after, keys_S2,
+    words_SI, ids_T, ends_D,
 ):  # fmt: skip
     """Fill ids_T and ends_D; the number of ids."""
     scores_W = np.empty(WINDOW + 1, np.int64)
@@ -176,24 +178,28 @@ def _encode(
             n += 1
         while position < end:
             # The next word: up to a place that no piece reaches across.
-            byte = np.uint64(data_X[position])
             low, high = np.uint64(1), np.uint64(0)
-            length = 0
-            if byte < 0x80:
-                limit = min(end - position, WORD_BYTES + 1)
-                low = low << np.uint64(8) | byte
-                length = 1
-                while length < limit:
-                    following = np.uint64(data_X[position + length])
-                    if inside_FF[byte << np.uint64(8) | following] == 0:
-                        break
-                    if length < 7:
-                        low = low << np.uint64(8) | following
-                    else:
-                        high = high << np.uint64(8) | following
-                    byte = following
-                    length += 1
-            if 0 < length <= WORD_BYTES:
+            length, last, width = 0, np.uint64(0), 0
+            while position + length < end:
+                lead = np.uint64(data_X[position + length])
+                if last < 0x80 and lead < 0x80:
+                    width, character = 1, lead
+                    inside = inside_FF[last << np.uint64(8) | lead]
+                else:
+                    width, character = _character(data_X, position + length, end)
+                    pair = _pair(last, character)
+                    inside = inside_C[pair >> np.uint64(3)] >> (pair & np.uint64(7)) & 1
+                if length > 0 and inside == 0:
+                    break
+                if length + width > WORD_BYTES:
+                    length = 0
+                    break
+                for i in range(position + length, position + length + width):
+                    high = high << np.uint64(8) | low >> np.uint64(56)
+                    low = low << np.uint64(8) | np.uint64(data_X[i])
+                length += width
+                last = character
+            if length > 0:
                 slot = np.uint64(low * _SPREAD_LOW ^ high * _SPREAD_HIGH) >> np.uint64(64 - SLOT_BITS)
                 known = np.int64(words_SI[slot, 0])
                 if keys_S2[slot, 0] == low and keys_S2[slot, 1] == high and known >> 3 == length:
@@ -332,17 +338,43 @@ def _write(data_X, start, at, first_byte_id, pieces_W, ids_T, n):
     return n
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _character(data_X, position, end):
+    """Width of the character that begins at `position`, and its bytes as one number."""
+    lead = data_X[position]
+    width = 1 if lead < 0xC0 else (2 if lead < 0xE0 else (3 if lead < 0xF0 else 4))
+    width = min(width, end - position)
+    character = np.uint64(0)
+    for i in range(position, position + width):
+        character = character << np.uint64(8) | np.uint64(data_X[i])
+    return width, character
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _pair(first, second):
+    """Where two neighbours, one of them not ASCII, stand in inside_C."""
+    return np.uint64(first * _SPREAD_LOW + second * _SPREAD_HIGH) >> np.uint64(64 - PAIR_BITS)
+
+
 @numba.njit(cache=True, nogil=True)
 def _inside(data_X, starts_P1):
-    """uint8 [65536]: which bytes may follow which without that a text can be cut between them."""
-    inside_FF = np.zeros(65_536, np.uint8)
-    for lead in range(256):
-        for byte in range(0x80, 0xC0):  # never within a character
-            inside_FF[lead << 8 | byte] = 1
+    """inside_FF and inside_C: which characters stand beside each other in a piece."""
+    inside_FF = np.zeros(1 << 16, np.uint8)
+    inside_C = np.zeros(1 << (PAIR_BITS - 3), np.uint8)
     for p in range(len(starts_P1) - 1):
-        for i in range(starts_P1[p] + 1, starts_P1[p + 1]):
-            inside_FF[np.int64(data_X[i - 1]) << 8 | np.int64(data_X[i])] = 1
-    return inside_FF
+        position, end = starts_P1[p], starts_P1[p + 1]
+        last = np.uint64(0)
+        for i in range(position, end):
+            if data_X[i] & 0xC0 == 0x80:
+                continue
+            _, character = _character(data_X, i, end)
+            if i > position and last < 0x80 and character < 0x80:
+                inside_FF[last << np.uint64(8) | character] = 1
+            elif i > position:
+                pair = _pair(last, character)
+                inside_C[pair >> np.uint64(3)] |= np.uint8(1) << np.uint8(pair & np.uint64(7))
+            last = character
+    return inside_FF, inside_C
 
 
 @numba.njit(cache=True, nogil=True)
