@@ -7,8 +7,8 @@ document whose characters are Han ideographs by a fifth or more counts as Chines
 MB are of UTF-8 text; MB/s per core are of processor time, the best of the rounds, and a ratio is the median over rounds
 of the ratio within the round. With two threads MB/s are of the clock, so a machine that does other work shows in them.
 Every way gets what suits it best: an Arrow array, or a list of Python strings. `encode_batch_fast` is tokenizers' own
-way without offsets. Our kernel remembers words; it begins every round without any. The tokens stage reads Parquet (zstd, row groups as the corpus stage writes them) and leaves shards
-with checksums on the disk.
+way without offsets. Our kernel remembers words; it begins every round without any. The tokens stage reads Parquet
+(zstd, row groups as the corpus stage writes them) and leaves shards with checksums on the disk.
 """
 
 from __future__ import annotations

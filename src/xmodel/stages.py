@@ -65,7 +65,8 @@ def _tokens(run: Run, folder: Path) -> dict[str, Any]:
     from xmodel.tokens.write import write_tokens
 
     tokenizer, work = Tokenizer.load(run.path("tokenizer")), work_folder(run, "tokens")
-    manifest = write_tokens(run.path("corpus"), tokenizer, run.recipe.tokens, folder, work)
+    fingerprint = fingerprints(STAGES, run.recipe)["tokens"]
+    manifest = write_tokens(run.path("corpus"), tokenizer, run.recipe.tokens, folder, work, fingerprint)
     return {part: sum(source["tokens"] for source in manifest[part].values()) for part in ("train", "validation")}
 
 

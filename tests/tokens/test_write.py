@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -109,17 +110,48 @@ def test_shards_that_stand_are_not_done_again(home, tmp_path, monkeypatch, capsy
 
 
 def test_work_for_other_inputs_is_thrown_away(home, tmp_path):
-    for number, change in enumerate(({"shard_tokens": 1500}, {"bos": False}, {})):
-        carry_out(home, tmp_path / "work", tmp_path / str(number), **change)
-    assert tree(tmp_path / "0").keys() != tree(tmp_path / "1").keys()
-    assert tree(tmp_path / "2") == tree(home / "tokens")
+    few = 40_000
+    carry_out(home, tmp_path / "work", tmp_path / "0", shard_tokens=few)
+    carry_out(home, tmp_path / "work", tmp_path / "1", shard_tokens=few, bos=False)
+    assert tree(tmp_path / "0") != tree(tmp_path / "1")
+    carry_out(home, tmp_path / "work", tmp_path / "2", shard_tokens=few)
+    assert tree(tmp_path / "0") == tree(tmp_path / "2")
+
+    tokenizer, settings = Tokenizer.load(home / "tokenizer"), Settings(shard_tokens=few)
+    shard = tmp_path / "work/train/a-00000.bin"
+    for fingerprint, redone in (("", False), ("other", True)):
+        made = shard.stat().st_mtime_ns
+        folder = tmp_path / f"fingerprint{fingerprint}"
+        write.write_tokens(home / "corpus", tokenizer, settings, folder, tmp_path / "work", fingerprint)
+        assert (shard.stat().st_mtime_ns > made) == redone
+        assert tree(folder) == tree(tmp_path / "0")
+
     write_corpus(tmp_path / "corpus")
     texts = [text.upper() for text in TEXTS[:700]]
     pq.write_table(pa.table({"text": texts}), tmp_path / "corpus/train/b.parquet", row_group_size=GROUP)
-    tokenizer, settings = Tokenizer.load(home / "tokenizer"), Settings(shard_tokens=SHARD)
-    write.write_tokens(tmp_path / "corpus", tokenizer, settings, tmp_path / "again", tmp_path / "work")
+    write.write_tokens(tmp_path / "corpus", tokenizer, settings, tmp_path / "again", tmp_path / "work", "other")
     write.write_tokens(tmp_path / "corpus", tokenizer, settings, tmp_path / "fresh")
     assert tree(tmp_path / "again") == tree(tmp_path / "fresh")
+
+
+class Plain:
+    """The interface that every tokenizer has, and no more."""
+
+    vocab_size, bos_id, eos_id = 256, 7, 9
+    pieces = [bytes([n]) for n in range(256)]  # noqa: RUF012
+    piece_bytes = np.ones(256, np.uint16)
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.uint16) for text in texts]
+
+
+def test_any_other_tokenizer_will_do(home, tmp_path):
+    tokenizer: Any = Plain()
+    manifest = write.write_tokens(home / "corpus", tokenizer, Settings(), tmp_path / "tokens")
+    (shard,) = manifest["train"]["b"]["shards"]
+    ids = np.fromfile(tmp_path / "tokens" / shard["file"], "<u2")
+    text = b"".join(b"\x07" + text.encode() + b"\x09" for text in TEXTS[:700])
+    assert ids.astype(np.uint8).tobytes() == text
 
 
 def test_without_hard_links(home, tmp_path, monkeypatch):

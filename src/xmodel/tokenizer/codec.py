@@ -117,17 +117,13 @@ class Tokenizer:
         """
         import pyarrow
 
+        if self._tables is None:
+            return encode_arrow_by_batch(self, column, bos=bos, eos=eos)
+        from xmodel.tokenizer.encode import string_buffers
+
         if isinstance(column, pyarrow.ChunkedArray):
             column = column.combine_chunks()
-        if self._tables is not None:
-            from xmodel.tokenizer.encode import string_buffers
-
-            return self._by_kernel(*string_buffers(column), self.bos_id if bos else -1, self.eos_id if eos else -1)
-        before, after = [self.bos_id] * bos, [self.eos_id] * eos
-        texts = [text or "" for text in column.to_pylist()]
-        documents = [np.array([*before, *ids, *after], self.ids_dtype) for ids in self.encode_batch(texts)]
-        ids_T = np.concatenate([np.zeros(0, self.ids_dtype), *documents])
-        return ids_T, np.cumsum([len(ids) for ids in documents], dtype=np.int64)
+        return self._by_kernel(*string_buffers(column), self.bos_id if bos else -1, self.eos_id if eos else -1)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; control tokens give nothing, bytes that are no UTF-8 give U+FFFD."""
@@ -174,6 +170,18 @@ class Tokenizer:
             ).astype(self.ids_dtype)
             for split in parts
         ]
+
+
+def encode_arrow_by_batch(
+    tokenizer: Any, column: pyarrow.Array | pyarrow.ChunkedArray, *, bos: bool = False, eos: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `Tokenizer.encode_arrow` does, with any tokenizer that has encode_batch, vocab_size, bos_id and eos_id."""
+    before, after = [tokenizer.bos_id] * bos, [tokenizer.eos_id] * eos
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 65_536 else np.uint32)
+    encoded = tokenizer.encode_batch([text or "" for text in column.to_pylist()])
+    documents = [np.array([*before, *ids, *after], dtype) for ids in encoded]
+    ends_D = np.cumsum([len(ids) for ids in documents], dtype=np.int64)
+    return np.concatenate([np.zeros(0, dtype), *documents]), ends_D
 
 
 def _utf8(text: str) -> bytes:

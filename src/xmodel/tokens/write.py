@@ -8,6 +8,7 @@ Memory holds a few row groups, which the corpus stage keeps small.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections import deque
@@ -27,7 +28,7 @@ from xmodel.console import log, progress
 from xmodel.errors import MachineError, UserError
 from xmodel.files import PARTIAL, atomic_write, checksum, read_json, write_json
 from xmodel.recipe.settings import Tokens as Settings
-from xmodel.tokenizer.codec import Tokenizer
+from xmodel.tokenizer.codec import Tokenizer, encode_arrow_by_batch
 from xmodel.tokens.shards import END, PIECE_BYTES, TOKEN
 
 SPLITS = ("train", "validation")
@@ -62,7 +63,12 @@ class _Encoded(NamedTuple):
 
 
 def write_tokens(
-    corpus_folder: Path, tokenizer: Tokenizer, settings: Settings, folder: Path, work: Path | None = None
+    corpus_folder: Path,
+    tokenizer: Tokenizer,
+    settings: Settings,
+    folder: Path,
+    work: Path | None = None,
+    fingerprint: str = "",
 ) -> dict[str, Any]:
     """Encode corpus/train/*.parquet and corpus/validation/*.parquet into shards under `folder`.
 
@@ -73,6 +79,7 @@ def write_tokens(
         folder: a fresh folder; the manifest is written last.
         work: folder for what is to survive a kill, best on the file system of `folder`. The caller removes it when
             `folder` stands. None: a temporary folder.
+        fingerprint: stands for all that the shards depend on; what `work` holds from another one is thrown away.
 
     Returns:
         The manifest.
@@ -84,7 +91,7 @@ def write_tokens(
     """
     if work is None:
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
-            return write_tokens(corpus_folder, tokenizer, settings, folder, Path(name))
+            return write_tokens(corpus_folder, tokenizer, settings, folder, Path(name), fingerprint)
     if tokenizer.vocab_size > 65_536:
         raise UserError(
             f"tokenizer.vocab_size: {tokenizer.vocab_size:,} does not fit token ids of 16 bits; at most 65,536"
@@ -98,7 +105,7 @@ def write_tokens(
                 f"source {source.path.stem!r}: no document is left to train on; corpus/funnel.json says why they were "
                 "dropped: loosen corpus.filters, or remove the source and give its weight to others"
             )
-    _take_up(work, sources, tokenizer, settings)
+    _take_up(work, sources, tokenizer, settings, fingerprint)
     _write_shards(work, sources, tokenizer, settings)
 
     manifest: dict[str, Any] = {"bos": settings.bos, "vocab_size": tokenizer.vocab_size, "dtype": "uint16"}
@@ -130,11 +137,12 @@ def _damaged(path: Path, error: Exception) -> MachineError:
     return MachineError(f"{path}: damaged ({' '.join(str(error).split())}); run the corpus stage again")
 
 
-def _take_up(work: Path, sources: list[_Source], tokenizer: Tokenizer, settings: Settings) -> None:
+def _take_up(work: Path, sources: list[_Source], tokenizer: Tokenizer, settings: Settings, fingerprint: str) -> None:
     """Find the shards that stand in the work folder; what was made from anything else is removed."""
     files = [(source.split, source.path.name, source.path.stat()) for source in sources]
     made_from = {
-        "tokenizer": checksum(tokenizer.folder / "tokenizer.model"),
+        "fingerprint": fingerprint,
+        "pieces": hashlib.blake2b(b"\0".join(tokenizer.pieces), digest_size=16).hexdigest(),
         "bos": settings.bos,
         "shard_tokens": settings.shard_tokens,
         "corpus": [[split, name, stat.st_size, stat.st_mtime_ns] for split, name, stat in files],
@@ -213,11 +221,13 @@ def _encode(group: _Group, tokenizer: Tokenizer, bos: bool) -> tuple[_Group, _En
             texts = file.read_row_group(group.number, columns=["text"], use_threads=False).column("text")
     except (pyarrow.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
+    encode = getattr(tokenizer, "encode_arrow", partial(encode_arrow_by_batch, tokenizer))
     parts = []
     for chunk in texts.slice(group.skip).chunks:
         chunk = chunk.fill_null("") if chunk.null_count else chunk
         bytes_D = pyarrow.compute.binary_length(chunk).to_numpy(zero_copy_only=False).astype(np.int64)  # pyright: ignore[reportAttributeAccessIssue]
-        parts.append(_Encoded(*tokenizer.encode_arrow(chunk, bos=bos, eos=True), bytes_D))
+        ids_T, ends_D = encode(chunk, bos=bos, eos=True)
+        parts.append(_Encoded(ids_T, ends_D, bytes_D))
     if len(parts) == 1:
         return group, parts[0]
     starts = np.cumsum([0, *(len(part.ids_T) for part in parts)])  # more than 2 GB of text come in several chunks
