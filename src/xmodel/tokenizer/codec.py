@@ -1,7 +1,7 @@
 """The tokenizer at work: text to ids (single, in batches, from Arrow), ids to text, ids to text one by one.
 
-Unigram vocabularies of ours are searched by the kernel in encode.py. For any other model SentencePiece does the work,
-and gets what it cannot tell from a space, U+2581, in no text: it is cut out and spelt in bytes, as the kernel does.
+Unigram vocabularies of ours are searched by the kernel in encode.py. For any other model SentencePiece does the work;
+U+2581, which it cannot tell from a space, is cut out of the text before and spelt in bytes, as the kernel spells it.
 """
 
 from __future__ import annotations

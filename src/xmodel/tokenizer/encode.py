@@ -36,11 +36,11 @@ LABEL, HAS_PIECE, BASE_SHIFT = 511, 512, 10
 MOST_NODES = 1 << (32 - BASE_SHIFT)
 
 TRIES = 64  # to place a node's children among others
-PAIR_BITS = 18
+PAIR_BITS = 18  # of the table of neighbours: 32 KiB, of which a vocabulary of 32,000 pieces sets less than a tenth
 
 WORD_BYTES = 15  # longest word that is remembered; with a 1 before it, it is a number of 128 bits
 WORD_IDS = 7  # most ids of one
-SLOT_BITS = 14
+SLOT_BITS = 14  # words that are remembered: 512 KiB, which fits a core's cache beside the pieces in use
 WINDOW = 1 << 14  # bytes that the search looks at before it gives up waiting for a place where no piece reaches across
 NEVER = np.iinfo(np.int64).min // 2
 _SPREAD_LOW, _SPREAD_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
