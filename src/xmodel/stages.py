@@ -62,9 +62,11 @@ def _tokenizer(run: Run, folder: Path) -> dict[str, Any]:
 
 def _tokens(run: Run, folder: Path) -> dict[str, Any]:
     from xmodel.tokenizer.codec import Tokenizer
-    from xmodel.tokens.shards import write_tokens
+    from xmodel.tokens.write import write_tokens
 
-    manifest = write_tokens(run.path("corpus"), Tokenizer.load(run.path("tokenizer")), run.recipe.tokens, folder)
+    tokenizer, work = Tokenizer.load(run.path("tokenizer")), work_folder(run, "tokens")
+    fingerprint = fingerprints(STAGES, run.recipe)["tokens"]
+    manifest = write_tokens(run.path("corpus"), tokenizer, run.recipe.tokens, folder, work, fingerprint)
     return {part: sum(source["tokens"] for source in manifest[part].values()) for part in ("train", "validation")}
 
 

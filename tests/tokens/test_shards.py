@@ -18,7 +18,8 @@ from xmodel.recipe.settings import Tokens as Settings
 from xmodel.tokenizer.codec import Tokenizer
 from xmodel.tokenizer.train import train
 from xmodel.tokens.order import DataOrder
-from xmodel.tokens.shards import TokenSource, open_sources, read_batch, validation_batches, verify, write_tokens
+from xmodel.tokens.shards import TokenSource, open_sources, read_batch, validation_batches, verify
+from xmodel.tokens.write import write_tokens
 
 ENGLISH = [
     f"The {thing} number {i} is red.\nIt is {'very ' * (i % 5)}old." for i in range(120) for thing in ("house", "boat")

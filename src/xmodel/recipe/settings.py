@@ -456,6 +456,7 @@ class Tokens:
         True, "begin every document with <s>; it always ends with </s>. Engines add <s> to prompts by default"
     )
     shard_tokens: int = setting(500_000_000, "tokens per shard file", least=1_000, identity=False)
+    workers: int = setting(0, "threads that read and encode; 0: one per core", least=0, identity=False)
 
 
 @dataclass

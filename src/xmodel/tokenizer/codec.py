@@ -1,30 +1,32 @@
-"""The tokenizer at work: text to ids (single or in batches), ids to text, ids to text one by one.
+"""The tokenizer at work: text to ids (single, in batches, from Arrow), ids to text, ids to text one by one.
 
-SentencePiece does the search. It sums scores in float32, which is exact (see convert.py) while the sums stay below
-2^14 = 16,384; so longer texts are handed to it in chunks, cut only where no piece of the vocabulary could reach across.
+Unigram vocabularies of ours are searched by the kernel in encode.py. For any other model SentencePiece does the work;
+U+2581, which it cannot tell from a space, is cut out of the text before and spelt in bytes, as the kernel spells it.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
+import struct
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xmodel.errors import MachineError, UserError
-from xmodel.tokenizer.convert import BYTE, NORMAL, SCORE_STEP, SPACE, read_pieces, surface
+from xmodel.tokenizer.convert import BYTE, SPACE, read_pieces, surface
 
 if TYPE_CHECKING:
-    import tokenizers
+    import pyarrow
 
-SPACES = re.compile(f"{SPACE}+")
-EXACT_SUM = SCORE_STEP * 2**24  # float32 holds 24 binary digits
-UNKNOWN_PENALTY = 10.0  # SentencePiece scores a character without a piece at this much below the lowest piece
+    from xmodel.tokenizer.encode import Tables
+
+SPACES = re.compile(f"({SPACE}+)")
 
 
 class Tokenizer:
@@ -34,32 +36,24 @@ class Tokenizer:
 
     def __init__(self, folder: Path) -> None:
         """Open the tokenizer in `folder`; see `load`."""
-        import sentencepiece
-
         path = folder / "tokenizer.model"
         try:
-            model = path.read_bytes()
+            self._model = path.read_bytes()
         except FileNotFoundError:
             raise MachineError(f"{path}: missing; the tokenizer stage has not finished") from None
-        pieces = read_pieces(model)
-        if len(pieces) > 65_536:
-            raise UserError(f"{path}: {len(pieces):,} pieces; token ids are stored in 16 bits, at most 65,536 fit")
         try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)  # pyright: ignore[reportCallIssue]
-        except RuntimeError as error:
-            raise MachineError(f"{path}: damaged or not a SentencePiece model ({error})") from None
+            self._pieces = read_pieces(self._model)
+            self.pieces: list[bytes] = [surface(piece) for piece in self._pieces]  # bytes that each id stands for
+            self._searchable = _is_plain_unigram(self._model)
+        except (MachineError, ValueError, LookupError, struct.error):
+            raise MachineError(f"{path}: damaged, or not a SentencePiece model") from None
+        byte_ids = [number for number, piece in enumerate(self._pieces) if piece.type == BYTE]
+        if len(byte_ids) != 256 or byte_ids[-1] - byte_ids[0] != 255:
+            raise UserError(f"{path}: lacks the pieces of the 256 bytes, so not every text can be written with it")
         self.folder = folder
-        self.vocab_size = len(pieces)
-        self.pieces: list[bytes] = [surface(piece) for piece in pieces]  # UTF-8 bytes that each id stands for
-        normal = [piece for piece in pieces if piece.type == NORMAL]
-        lowest = min(piece.score for piece in normal)
-        # At worst every character is unknown: so many characters always stay within the exact range.
-        self._chunk = int(EXACT_SUM / (UNKNOWN_PENALTY - lowest))
-        texts = [piece.text.replace(SPACE, " ") for piece in normal]
-        self._inside = {text[i : i + 2] for text in texts for i in range(len(text) - 1)}
-        # 256 byte pieces follow one another.
-        self.first_byte_id = next(i for i, piece in enumerate(pieces) if piece.type == BYTE)
-        self._space_ids = np.frombuffer(SPACE.encode(), np.uint8).astype(np.int32) + self.first_byte_id
+        self.vocab_size = len(self._pieces)
+        self.ids_dtype = np.dtype(np.uint16 if self.vocab_size <= 65_536 else np.uint32)
+        self.first_byte_id = byte_ids[0]  # the 256 byte pieces follow one another
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -67,6 +61,7 @@ class Tokenizer:
 
         Raises:
             MachineError: tokenizer.model is missing or damaged.
+            UserError: it is a model without byte pieces.
         """
         return cls(Path(folder))
 
@@ -84,40 +79,51 @@ class Tokenizer:
         return self.encode_batch([text])[0].tolist()
 
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
-        """The ids of each text, without control tokens, as uint16 arrays; faster than one by one.
+        """The ids of each text, without control tokens, as arrays of `ids_dtype`; faster than one by one.
 
         Raises:
             UserError: a text holds a lone surrogate, which UTF-8 cannot represent.
         """
-        try:
-            return self._encode_batch(texts, threads)
-        except TypeError:  # both libraries' answer to a string that is not Unicode text
-            for text in texts:
-                if surrogate := re.search("[\ud800-\udfff]", text):
-                    code = f"U+{ord(surrogate[0]):04X}"
-                    raise UserError(f"a text holds the lone surrogate {code}, which UTF-8 cannot represent") from None
-            raise
+        encoded = [_utf8(text) for text in texts]
+        if self._tables is None:
+            return self._by_sentencepiece(texts, threads)
+        offsets_D1 = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(text) for text in encoded], out=offsets_D1[1:])
+        data_X = np.frombuffer(b"".join(encoded), np.uint8)
+        # Parts of as many bytes, each whole texts.
+        cuts = np.searchsorted(offsets_D1, np.linspace(0, len(data_X), threads + 1)[1:-1])
+        parts = [offsets_D1[first : last + 1] for first, last in pairwise([0, *cuts.tolist(), len(encoded)])]
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                found = list(pool.map(lambda part: self._by_kernel(part, data_X), parts))
+        else:
+            found = [self._by_kernel(part, data_X) for part in parts]
+        return [ids_T[start:end] for ids_T, ends_D in found for start, end in pairwise([0, *ends_D.tolist()])]
 
-    def _encode_batch(self, texts: Sequence[str], threads: int) -> list[np.ndarray]:
-        chunks: list[str] = []
-        parts: list[list[np.ndarray] | slice] = []  # of each text: finished arrays, or a slice of `chunks`
-        for text in texts:
-            cuts = [0, len(text)] if len(text) <= self._chunk and SPACE not in text else self._cuts(text)
-            if cuts is None:
-                parts.append([self._encode_slowly(text)])
-                continue
-            first = len(chunks)
-            chunks += [text[start:end] for start, end in pairwise(cuts)]
-            parts.append(slice(first, len(chunks)))
-        encoded = self._processor.encode(chunks, return_type="numpy", num_threads=threads) if chunks else []
-        for place, chunk in enumerate(chunks):
-            if chunk.startswith(SPACE):
-                encoded[place] = np.tile(self._space_ids, len(chunk))
-        arrays = []
-        for part in parts:
-            found = encoded[part] if isinstance(part, slice) else part
-            arrays.append((found[0] if len(found) == 1 else np.concatenate(found)).astype(np.uint16))
-        return arrays
+    def encode_arrow(
+        self, column: pyarrow.Array | pyarrow.ChunkedArray, *, bos: bool = False, eos: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of an Arrow string array's texts, without an object per text; null counts as empty.
+
+        Several threads may do this at once, each with an array of its own.
+
+        Args:
+            column: [D] of type string or large_string.
+            bos, eos: whether every text begins with `<s>` and ends with `</s>`.
+
+        Returns:
+            ids_T: `ids_dtype` [T], one text's after the other's.
+            ends_D: int64 [D], where each text's end in ids_T.
+        """
+        import pyarrow
+
+        if self._tables is None:
+            return encode_arrow_by_batch(self, column, bos=bos, eos=eos)
+        from xmodel.tokenizer.encode import string_buffers
+
+        if isinstance(column, pyarrow.ChunkedArray):
+            column = column.combine_chunks()
+        return self._by_kernel(*string_buffers(column), self.bos_id if bos else -1, self.eos_id if eos else -1)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; control tokens give nothing, bytes that are no UTF-8 give U+FFFD."""
@@ -128,34 +134,94 @@ class Tokenizer:
         """A decoder for ids that arrive one by one."""
         return StreamDecoder(self.pieces)
 
-    def _cuts(self, text: str) -> list[int] | None:
-        """Offsets [0, ..., len(text)] that cut a text into chunks of at most `_chunk` characters, runs of U+2581 apart.
+    @cached_property
+    def _tables(self) -> Tables | None:
+        """What the kernel reads; None when SentencePiece has to do the work."""
+        from xmodel.tokenizer.encode import unigram_tables
 
-        None when there is no place to cut, because any two neighbours could lie within a piece.
-        """
-        cuts = [0]
-        while (start := cuts[-1]) < len(text):
-            if run := SPACES.match(text, start):
-                cuts.append(run.end())
-                continue
-            literal = text.find(SPACE, start, start + self._chunk)
-            end = literal if literal >= 0 else min(start + self._chunk, len(text))
-            while end < len(text) and end > start and text[end - 1 : end + 1] in self._inside:
-                end -= 1
-            if end == start:
-                return None
-            cuts.append(end)
-        return cuts
+        return unigram_tables(self._pieces) if self._searchable else None
 
-    def _encode_slowly(self, text: str) -> np.ndarray:
-        """By `tokenizers`, which sums in float64: exact for any length, at a tenth of the speed."""
-        return np.array(self._exact.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+    def _by_kernel(
+        self, offsets_D1: np.ndarray, data_X: np.ndarray, before: int = -1, after: int = -1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        from xmodel.tokenizer.encode import encode_utf8
+
+        assert self._tables is not None
+        return encode_utf8(self._tables, offsets_D1, data_X, self.ids_dtype, before, after)
 
     @cached_property
-    def _exact(self) -> tokenizers.Tokenizer:
-        import tokenizers
+    def _processor(self) -> Any:
+        import sentencepiece
 
-        return tokenizers.Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        try:
+            return sentencepiece.SentencePieceProcessor(model_proto=self._model)  # pyright: ignore[reportCallIssue]
+        except RuntimeError as error:
+            path = self.folder / "tokenizer.model"
+            raise MachineError(f"{path}: damaged or not a SentencePiece model ({error})") from None
+
+    def _by_sentencepiece(self, texts: Sequence[str], threads: int) -> list[np.ndarray]:
+        parts = [SPACES.split(text) for text in texts]  # in turn without U+2581, and nothing but that
+        plain = [part for split in parts for part in split[::2]]
+        encoded = iter(self._processor.encode(plain, return_type="numpy", num_threads=threads) if plain else [])
+        space_ids = np.frombuffer(SPACE.encode(), np.uint8).astype(np.int32) + self.first_byte_id
+        return [
+            np.concatenate(
+                [np.tile(space_ids, len(part)) if place % 2 else next(encoded) for place, part in enumerate(split)]
+            ).astype(self.ids_dtype)
+            for split in parts
+        ]
+
+
+def encode_arrow_by_batch(
+    tokenizer: Any, column: pyarrow.Array | pyarrow.ChunkedArray, *, bos: bool = False, eos: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `Tokenizer.encode_arrow` does, with any tokenizer that has encode_batch, vocab_size, bos_id and eos_id."""
+    before, after = [tokenizer.bos_id] * bos, [tokenizer.eos_id] * eos
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 65_536 else np.uint32)
+    encoded = tokenizer.encode_batch([text or "" for text in column.to_pylist()])
+    documents = [np.array([*before, *ids, *after], dtype) for ids in encoded]
+    ends_D = np.cumsum([len(ids) for ids in documents], dtype=np.int64)
+    return np.concatenate([np.zeros(0, dtype), *documents]), ends_D
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        code = f"U+{ord(text[error.start]):04X}"
+        raise UserError(f"a text holds the lone surrogate {code}, which UTF-8 cannot represent") from None
+
+
+def _is_plain_unigram(model: bytes) -> bool:
+    """Whether a serialised SentencePiece model is of type unigram, and leaves a text as it is before the search."""
+    trainer = _message(_message(model)[2])  # ModelProto.trainer_spec
+    normalizer = _message(_message(model)[3])
+    unigram = trainer.get(3, 1) == 1  # TrainerSpec.model_type
+    # NormalizerSpec: precompiled_charsmap; add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
+    return unigram and [normalizer.get(2, b"")] + [normalizer.get(number, 1) for number in (3, 4, 5)] == [b"", 0, 0, 1]
+
+
+def _message(message: bytes) -> dict[int, Any]:
+    """Field number -> the field's last value in a Protocol Buffers message; of fixed-size ones the bytes."""
+    fields: dict[int, Any] = {}
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            byte = message[position]
+            value |= (byte & 127) << shift
+            position, shift = position + 1, shift + 7
+            if byte < 128:
+                return value
+
+    while position < len(message):
+        tag = varint()
+        size = {1: 8, 5: 4}.get(tag & 7) or varint()
+        fields[tag >> 3] = size if tag & 7 == 0 else message[position : position + size]
+        position += 0 if tag & 7 == 0 else size
+    return fields
 
 
 class StreamDecoder:

@@ -2,7 +2,7 @@
 
 Every document is `[<s>] text </s>`. A shard is a pair of little-endian files: `<name>-00000.bin`, uint16 token ids, and
 `<name>-00000.ends`, int64 offsets in this shard at which its documents end. A document is never split between shards;
-readers see the shards of a source as one long array.
+readers see the shards of a source as one long array. write.py writes them.
 """
 
 from __future__ import annotations
@@ -11,127 +11,16 @@ import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from xmodel.console import Progress, progress
 from xmodel.errors import MachineError, UserError
-from xmodel.files import checksum, read_json, write_json
-from xmodel.recipe.settings import Tokens as Settings
-from xmodel.tokenizer.codec import Tokenizer
+from xmodel.files import checksum, read_json
 
 TOKEN = np.dtype("<u2")
 END = np.dtype("<i8")
-BATCH_DOCUMENTS = 128
-ENCODER_THREADS = 2
 PIECE_BYTES = "piece-bytes.bin"
-
-
-def write_tokens(corpus_folder: Path, tokenizer: Tokenizer, settings: Settings, folder: Path) -> dict[str, Any]:
-    """Encode corpus/train/*.parquet and corpus/validation/*.parquet into shards under `folder`.
-
-    Args:
-        corpus_folder: as the corpus stage leaves it.
-        tokenizer: at most 65,536 pieces.
-        settings: whether documents begin with `<s>`; the size of a shard.
-        folder: a fresh folder; the manifest is written last.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        UserError: a training source without a document, or a vocabulary that 16 bits cannot hold.
-    """
-    if tokenizer.vocab_size > 65_536:
-        raise UserError(
-            f"tokenizer.vocab_size: {tokenizer.vocab_size:,} does not fit token ids of 16 bits; at most 65,536"
-        )
-    files = {split: sorted((corpus_folder / split).glob("*.parquet")) for split in ("train", "validation")}
-    if not files["train"]:
-        raise MachineError(f"{corpus_folder / 'train'}: no parquet file; the corpus stage has not finished")
-    manifest: dict[str, Any] = {"bos": settings.bos, "vocab_size": tokenizer.vocab_size, "dtype": "uint16"}
-    total = sum(path.stat().st_size for paths in files.values() for path in paths)
-    with progress("tokens", total / 1e6, "MB of parquet") as shown:
-        for split, paths in files.items():
-            (folder / split).mkdir(parents=True, exist_ok=True)
-            manifest[split] = {}
-            for path in paths:
-                entry = _write_source(path, tokenizer, settings, folder / split, shown)
-                if not entry["documents"] and split == "train":
-                    raise UserError(
-                        f"source {path.stem!r}: no document is left to train on; corpus/funnel.json says why they were "
-                        "dropped: loosen corpus.filters, or remove the source and give its weight to others"
-                    )
-                manifest[split][path.stem] = entry
-    tokenizer.piece_bytes.astype(TOKEN).tofile(folder / PIECE_BYTES)
-    manifest["piece_bytes"] = {"file": PIECE_BYTES, "checksum": checksum(folder / PIECE_BYTES)}
-    write_json(folder / "manifest.json", manifest)
-    return manifest
-
-
-def _write_source(
-    path: Path, tokenizer: Tokenizer, settings: Settings, folder: Path, shown: Progress
-) -> dict[str, Any]:
-    """Encode one parquet file into shards; the source's entry of the manifest."""
-    import pyarrow.parquet
-
-    before, after = np.array([tokenizer.bos_id] * settings.bos, TOKEN), np.array([tokenizer.eos_id], TOKEN)
-    writer = _ShardWriter(folder, path.stem, settings.shard_tokens)
-    with pyarrow.parquet.ParquetFile(path) as source:
-        stored, rows = path.stat().st_size / 1e6, source.metadata.num_rows
-        for batch in source.iter_batches(batch_size=BATCH_DOCUMENTS, columns=["text"]):
-            texts = batch.column(0).to_pylist()
-            for text, ids in zip(texts, tokenizer.encode_batch(texts, ENCODER_THREADS), strict=True):
-                writer.add(np.concatenate([before, ids, after], dtype=TOKEN), len(text.encode()))
-            shown.advance(stored * len(texts) / rows, note=path.stem)
-    writer.finish_shard()
-    totals = {key: sum(shard[key] for shard in writer.shards) for key in ("tokens", "documents", "bytes")}
-    return {"shards": writer.shards, **totals}
-
-
-class _ShardWriter:
-    """Appends documents to the shards of one source, and begins a new shard when one is full."""
-
-    def __init__(self, folder: Path, source: str, most_tokens: int) -> None:
-        self.shards: list[dict[str, Any]] = []  # entries of the manifest
-        self._folder, self._source, self._most = folder, source, most_tokens
-        self._stream: IO[bytes] | None = None
-        self._ends: list[int] = []
-        self._bytes = 0
-
-    def add(self, document: np.ndarray, size: int) -> None:
-        """Append a document (uint16 ids) whose text has `size` bytes."""
-        held = self._ends[-1] if self._ends else 0
-        if held and held + len(document) > self._most:
-            self.finish_shard()
-            held = 0
-        if self._stream is None:
-            self._stream = open(self._path(".bin"), "wb")  # noqa: SIM115 - open over many calls
-        self._stream.write(document.data)
-        self._ends.append(held + len(document))
-        self._bytes += size
-
-    def finish_shard(self) -> None:
-        """Close the shard, if one is open."""
-        if self._stream is None:
-            return
-        self._stream.close()
-        np.array(self._ends, END).tofile(self._path(".ends"))
-        self.shards.append(
-            {
-                "file": f"{self._folder.name}/{self._path('.bin').name}",
-                "tokens": self._ends[-1],
-                "documents": len(self._ends),
-                "bytes": self._bytes,
-                "checksum": checksum(self._path(".bin")),
-                "ends_checksum": checksum(self._path(".ends")),
-            }
-        )
-        self._stream, self._ends, self._bytes = None, [], 0
-
-    def _path(self, suffix: str) -> Path:
-        return self._folder / f"{self._source}-{len(self.shards):05d}{suffix}"
 
 
 def verify(folder: Path) -> None:
