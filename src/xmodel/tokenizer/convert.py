@@ -82,6 +82,27 @@ def model_type(model: bytes) -> str:
     return names[kind]  # pyright: ignore[reportArgumentType]
 
 
+class Normalizer(NamedTuple):
+    """What a model does to a text first (normalizer_spec)."""
+
+    charsmap: bytes  # compiled rules, as NFKC; empty: identity
+    dummy_prefix: bool  # a space is put before the text
+    collapse: bool  # spaces at both ends go, runs of spaces become one
+    escape: bool  # spaces are written as U+2581
+
+
+def normalizer(model: bytes) -> Normalizer:
+    """The normalizer_spec of a serialised model.
+
+    Raises:
+        MachineError: the bytes are not a whole SentencePiece model.
+    """
+    fields = dict(_fields(_spec(model, 3)))
+    charsmap = fields.get(2, b"")
+    flags = [bool(fields.get(number, 1)) for number in (3, 4, 5)]
+    return Normalizer(charsmap if isinstance(charsmap, bytes) else b"", *flags)
+
+
 def for_our_codec(model: bytes) -> bytes:
     """The same model with the tab in its place and, for unigram, scores rounded to multiples of `SCORE_STEP`."""
     step = SCORE_STEP if model_type(model) == "unigram" else 1.0
@@ -232,7 +253,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
                     yield tag >> 3, value
                     continue
                 size = value
-            if not size and kind != 2 or position + size > len(message):
+            if (not size and kind != 2) or position + size > len(message):
                 raise MachineError(NOT_A_MODEL)
             yield tag >> 3, message[position : position + size]
             position += size

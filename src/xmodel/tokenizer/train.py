@@ -1,9 +1,9 @@
 """Training a SentencePiece vocabulary that loses nothing of a text: unigram (Kudo 2018, arXiv 1804.10959) or BPE.
 
-White space is kept: runs of spaces are pieces; newline and tab are pieces and may join with the punctuation around them
-(`.\\n\\n`, `):\\n`), as in the pre-tokenisers of GPT-4 and Llama 3. Digits stand alone. There is no normalisation and no
-dummy prefix. Characters outside the coverage are spelt in UTF-8 bytes. benchmarks/tokenizer_vocabulary.py measured what
-is chosen here.
+White space is kept: runs of spaces are pieces; newline and tab are pieces and may join with punctuation around
+them (`.\\n\\n`, `):\\n`), as in the pre-tokenisers of GPT-4 and Llama 3; letters, Han and signs stay apart. Digits
+stand alone. There is no normalisation and no dummy prefix. Characters outside the coverage are spelt in UTF-8 bytes.
+benchmarks/tokenizer_vocabulary.py measured what is chosen here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 from xmodel.errors import UserError
 from xmodel.files import write_json
 from xmodel.recipe.settings import Tokenizer as Settings
-from xmodel.tokenizer.codec import Tokenizer
 from xmodel.tokenizer.convert import SPACE, TAB, for_our_codec, write_hugging_face
+from xmodel.tokenizer.others import Opened, mark_encoder, open_tokenizer
 
 # Ids 0-2 are what the model expects; 3-15 are kept for what comes after pretraining, so that a tuned model needs no
 # larger embedding: padding, the turns of a conversation (ChatML's names, which the engines' chat templates use), calls
@@ -77,9 +77,11 @@ def train(texts: Iterable[str], settings: Settings, folder: Path, seed: int, add
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(model)
     write_hugging_face(model, folder, add_bos)
+    if settings.model_type == "bpe":
+        mark_encoder(folder, "tokenizer.json", 1, 2)
 
     trained = time.monotonic()
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = open_tokenizer(folder)
     figures = {
         "model_type": settings.model_type,
         "vocab_size": tokenizer.vocab_size,
@@ -87,11 +89,8 @@ def train(texts: Iterable[str], settings: Settings, folder: Path, seed: int, add
         "bytes": feed.bytes,
         "distinct_words": len(feed.words),
         "longest_piece": max(len(piece.decode(errors="replace")) for piece in tokenizer.pieces),
-        **_compression(tokenizer, feed.sample),
+        **measure(tokenizer, feed.sample),
     }
-    for language in ("en", "zh"):
-        if texts_of_language := [text for text in feed.sample if (_han_share(text) > ZH_SHARE) == (language == "zh")]:
-            figures[language] = _compression(tokenizer, texts_of_language)
     write_json(folder / "tokenizer-stats.json", figures)
     return figures | {"seconds": round(trained - started, 1)}
 
@@ -109,46 +108,60 @@ def _train(feed: _Feed, settings: Settings, seed: int) -> bytes:
     sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
-            sentence_iterator=iter(feed),
-            input_format="tsv",
-            model_writer=written,
-            model_type=settings.model_type,
-            vocab_size=settings.vocab_size,
-            character_coverage=settings.character_coverage,
-            max_sentencepiece_length=settings.max_piece_length,
-            unk_piece=UNK,
-            bos_piece=BOS,
-            eos_piece=EOS,
-            pad_id=3,
-            pad_piece=PAD,
-            control_symbols=list(RESERVED),
-            byte_fallback=True,
-            split_digits=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            allow_whitespace_only_pieces=True,
-            required_chars=SPACE + TAB + "\n" + ASCII,
-            max_sentence_length=4 * WORD_CHARACTERS,
-            seed_sentencepiece_size=SEEDS_PER_PIECE * settings.vocab_size,
-            shrinking_factor=0.6,
-            num_sub_iterations=1,
-            num_threads=THREADS,
-            minloglevel=2,
+            sentence_iterator=iter(feed), model_writer=written, **options(settings)
         )
     except RuntimeError as error:
         raise _explained(error, feed, settings) from error
     return written.getvalue()
 
 
-def _compression(tokenizer: Tokenizer, texts: list[str]) -> dict[str, float]:
+def options(settings: Settings) -> dict[str, Any]:
+    """What SentencePiece is told, besides the words and where to write."""
+    return {
+        "input_format": "tsv",
+        "model_type": settings.model_type,
+        "vocab_size": settings.vocab_size,
+        "character_coverage": settings.character_coverage,
+        "max_sentencepiece_length": settings.max_piece_length,
+        "unk_piece": UNK,
+        "bos_piece": BOS,
+        "eos_piece": EOS,
+        "pad_id": 3,
+        "pad_piece": PAD,
+        "control_symbols": list(RESERVED),
+        "byte_fallback": True,
+        "split_digits": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "add_dummy_prefix": False,
+        "allow_whitespace_only_pieces": True,
+        "required_chars": SPACE + TAB + "\n" + ASCII,
+        "max_sentence_length": 4 * WORD_CHARACTERS,
+        "seed_sentencepiece_size": SEEDS_PER_PIECE * settings.vocab_size,
+        "shrinking_factor": 0.6,
+        "num_sub_iterations": 1,
+        "num_threads": THREADS,
+        "minloglevel": 2,
+    }
+
+
+def measure(tokenizer: Opened, texts: list[str]) -> dict[str, Any]:
+    """How short the tokenizer makes `texts`, in all and by language."""
+    chinese = [_han_share(text) > ZH_SHARE for text in texts]
+    figures: dict[str, Any] = _compression(tokenizer, texts) if texts else {}
+    for language in ("en", "zh"):
+        if chosen := [text for text, zh in zip(texts, chinese, strict=True) if zh == (language == "zh")]:
+            figures[language] = _compression(tokenizer, chosen)
+    return figures
+
+
+def _compression(tokenizer: Opened, texts: list[str]) -> dict[str, float]:
     """How short the tokenizer makes `texts`, and the share of tokens that are bytes of characters without a piece."""
     ids = np.concatenate(tokenizer.encode_batch(texts))
-    fallback = (ids >= tokenizer.first_byte_id) & (ids < tokenizer.first_byte_id + 256)
     return {
         "tokens_per_character": round(len(ids) / sum(map(len, texts)), 4),
         "bytes_per_token": round(sum(len(text.encode()) for text in texts) / len(ids), 4),
-        "byte_piece_share": round(float(fallback.mean()), 6),
+        "byte_piece_share": round(float(np.isin(ids, tokenizer.byte_ids).mean()), 6),
     }
 
 
