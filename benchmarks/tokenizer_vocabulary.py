@@ -43,8 +43,8 @@ from xmodel.corpus.sources.plain import stdlib_files
 from xmodel.files import write_json
 from xmodel.recipe.settings import Tokenizer as Settings
 from xmodel.tokenizer.codec import Tokenizer
-from xmodel.tokenizer.convert import SPACE, TAB
-from xmodel.tokenizer.train import ASCII, BREAKS, HAN, WORD, WORD_CHARACTERS, options, train
+from xmodel.tokenizer.convert import TAB
+from xmodel.tokenizer.train import BREAKS, HAN, WORD, WORD_CHARACTERS, options, train
 
 RESULTS = Path(__file__).parent / "results"
 HELD_OUT = 26  # of 256
@@ -56,7 +56,7 @@ ANYTHING = re.compile(r" *[^ ]+| +")  # words end at a space only
 # name -> (pattern of words, what SentencePiece is told otherwise, weights of languages)
 SWEEP: dict[str, tuple[re.Pattern[str], dict[str, Any], dict[str, float]]] = {
     "as chosen": (WORD, {}, {}),
-    "newline stands alone": (LINES, {"user_defined_symbols": ["\n"], "required_chars": SPACE + TAB + ASCII}, {}),
+    "newline stands alone": (LINES, {"user_defined_symbols": ["\n"]}, {}),
     "newlines join newlines only": (NEWLINES, {}, {}),
     "no pieces of spaces alone": (WORD, {"allow_whitespace_only_pieces": False}, {}),
     "space ends a word": (re.compile(r"[^ \u3400-\u9fff]+ *|[\u3400-\u9fff]+ *| +"),

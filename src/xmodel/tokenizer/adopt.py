@@ -20,8 +20,8 @@ from xmodel.errors import UserError
 from xmodel.files import write_json
 from xmodel.recipe.settings import Tokenizer as Settings
 from xmodel.tokenizer.convert import (
+    BYTE,
     CONTROL,
-    NEVER,
     NORMAL,
     SPACE,
     UNKNOWN,
@@ -30,6 +30,7 @@ from xmodel.tokenizer.convert import (
     bos_template,
     bpe_model,
     model_type,
+    never,
     normalizer,
     read_pieces,
     tokenizer_json,
@@ -141,7 +142,8 @@ def converted(model: bytes, add_bos: bool, where: str) -> dict[str, Any]:
     if kind == "bpe":
         body = bpe_model([piece.text for piece in pieces], [piece.score for piece in pieces], found)
     else:
-        body = {"type": "Unigram", "unk_id": _unk(pieces), "vocab": _scored(pieces), "byte_fallback": True}
+        body = {"type": "Unigram", "unk_id": _unk(pieces), "vocab": _scored(pieces)}
+        body["byte_fallback"] = any(piece.type == BYTE for piece in pieces)
     bos = next((number for number, piece in enumerate(pieces) if piece.type == CONTROL and piece.text == "<s>"), None)
     template = bos_template("<s>", bos) if add_bos and bos is not None else None
     return tokenizer_json(body, {"type": "Sequence", "decoders": decoders}, _sequence(steps), template)
@@ -150,8 +152,9 @@ def converted(model: bytes, add_bos: bool, where: str) -> dict[str, Any]:
 def _scored(pieces: list[Piece]) -> list[list[Any]]:
     """Pieces with their scores. SentencePiece gives user-defined ones so much that nothing beats them."""
     highest = max((piece.score for piece in pieces if piece.type == NORMAL), default=0.0)
+    low = never(pieces)
     scores = {USER_DEFINED: lambda piece: len(piece.text.encode()) * highest - 0.1, NORMAL: lambda piece: piece.score}
-    return [[piece.text, scores[piece.type](piece) if piece.type in scores else NEVER] for piece in pieces]
+    return [[piece.text, scores[piece.type](piece) if piece.type in scores else low] for piece in pieces]
 
 
 def _unk(pieces: list[Piece]) -> int:

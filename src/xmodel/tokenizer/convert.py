@@ -4,8 +4,8 @@ Unigram, exact for every text: both libraries run the same Viterbi search, and w
 
 * scores that are multiples of 2^-10, so that sums are exact in SentencePiece's float32 (below 2^14, see codec.py) and
   in the float64 of `tokenizers`, and ties break alike: both keep the candidate that starts earliest;
-* control, unknown and byte pieces at a score of -1000 in the JSON, where they are ordinary strings: text that spells
-  `<s>` or `<0x0A>` is then always cut into its characters, which are all pieces (train.py requires printable ASCII);
+* control, unknown and byte pieces, which are ordinary strings in the JSON, at a score below that of any pieces that
+  spell the same: a text that spells `<s>` or `<0x0A>` is then always cut into others (train.py: REQUIRED);
 * pieces written with a plain space in the JSON, and neither normalizer nor pre-tokenizer. SentencePiece's stand-in
   for the space, U+2581, then is an ordinary unknown character there and falls back to its bytes, as in our codec;
 * newline and tab as ordinary pieces: user-defined ones get a bonus in SentencePiece that is no multiple of 2^-10.
@@ -31,7 +31,7 @@ from xmodel.errors import MachineError
 SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
 TAB = "\u2409"  # how a tab is written while training
 SCORE_STEP = 2.0**-10  # scores are multiples of this
-NEVER = -1000.0  # score of pieces that text must not match
+NEVER = -1000.0  # score of pieces that text must not match, or lower: see `never`
 NOT_A_MODEL = "tokenizer.model: damaged, or not a SentencePiece model"
 
 # SentencePiece.Type in sentencepiece_model.proto
@@ -103,19 +103,35 @@ def normalizer(model: bytes) -> Normalizer:
     return Normalizer(charsmap if isinstance(charsmap, bytes) else b"", *flags)
 
 
-def for_our_codec(model: bytes) -> bytes:
-    """The same model with the tab in its place and, for unigram, scores rounded to multiples of `SCORE_STEP`."""
+def for_our_codec(model: bytes, more: str = "") -> bytes:
+    """The same model with the tab in its place and, for unigram, scores rounded to multiples of `SCORE_STEP`.
+
+    Args:
+        model: as SentencePiece trained it.
+        more: characters that get pieces too, after all others.
+    """
     step = SCORE_STEP if model_type(model) == "unigram" else 1.0
+    lowest = min(piece.score for piece in read_pieces(model) if piece.type == NORMAL)
     rewritten = bytearray()
+
+    def add(number: int, body: bytes) -> None:
+        rewritten.extend(_varint(number << 3 | 2) + _varint(len(body)) + body)
+
     for number, body in _fields(model):
-        if number == 1 and isinstance(body, bytes):
-            piece = _decode_piece(body)
-            body = _encode_piece(Piece(piece.text.replace(TAB, "\t"), round(piece.score / step) * step, piece.type))
         if isinstance(body, int):
             rewritten += _varint(number << 3) + _varint(body)
+        elif number == 1:
+            piece = _decode_piece(body)
+            add(1, _encode_piece(Piece(_with_tab(piece.text), round(piece.score / step) * step, piece.type)))
         else:
-            rewritten += _varint(number << 3 | 2) + _varint(len(body)) + body
+            add(number, body)
+    for rank, character in enumerate(more, start=1):
+        add(1, _encode_piece(Piece(_with_tab(character), (round(lowest / step) - rank) * step, NORMAL)))
     return bytes(rewritten)
+
+
+def _with_tab(text: str) -> str:
+    return text.replace(TAB, "\t")
 
 
 def write_hugging_face(model: bytes, folder: Path, add_bos: bool) -> None:
@@ -177,10 +193,20 @@ def bos_template(bos: str, bos_id: int) -> dict[str, Any]:
     }
 
 
+def never(pieces: list[Piece]) -> float:
+    """A score so low that a piece of type control, unknown or byte loses against its own characters.
+
+    Text that hardly supports its vocabulary has pieces that score below -1000 by themselves.
+    """
+    lowest = min((piece.score for piece in pieces if piece.type == NORMAL), default=0.0)
+    longest = max(len(piece.text) for piece in pieces if piece.type != NORMAL)
+    return min(NEVER, float(round(lowest * (longest + 1))))
+
+
 def _unigram(pieces: list[Piece]) -> dict[str, Any]:
+    low = never(pieces)
     vocabulary = [
-        [piece.text.replace(SPACE, " "), piece.score] if piece.type == NORMAL else [piece.text, NEVER]
-        for piece in pieces
+        [piece.text.replace(SPACE, " "), piece.score] if piece.type == NORMAL else [piece.text, low] for piece in pieces
     ]
     return {"type": "Unigram", "unk_id": 0, "vocab": vocabulary, "byte_fallback": True}
 
@@ -208,7 +234,7 @@ def bpe_model(written: list[str], scores: list[float], normal: list[bool]) -> di
         "continuing_subword_prefix": None,
         "end_of_word_suffix": None,
         "fuse_unk": False,
-        "byte_fallback": True,
+        "byte_fallback": "<0x00>" in written and not normal[written.index("<0x00>")],
         "ignore_merges": False,
         "vocab": {piece: i for i, piece in enumerate(written)},
         "merges": merges,

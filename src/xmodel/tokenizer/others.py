@@ -188,7 +188,8 @@ class JsonTokenizer(OtherTokenizer):
         return [found.ids for found in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        shown = [number for number in ids if self.pieces[number]]
+        return self._tokenizer.decode(shown, skip_special_tokens=False)
 
 
 Opened = OurTokenizer | SentencePieceTokenizer | JsonTokenizer

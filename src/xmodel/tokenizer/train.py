@@ -22,7 +22,7 @@ import numpy as np
 from xmodel.errors import UserError
 from xmodel.files import write_json
 from xmodel.recipe.settings import Tokenizer as Settings
-from xmodel.tokenizer.convert import SPACE, TAB, for_our_codec, write_hugging_face
+from xmodel.tokenizer.convert import SPACE, TAB, for_our_codec, read_pieces, write_hugging_face
 from xmodel.tokenizer.others import Opened, mark_encoder, open_tokenizer
 
 # Ids 0-2 are what the model expects; 3-15 are kept for what comes after pretraining, so that a tuned model needs no
@@ -43,7 +43,10 @@ WORD = re.compile(r" *[^ \u3400-\u9fff]+|[\u3400-\u9fff]+| +")
 # Never within a piece: NUL and U+2585 are SentencePiece's own marks (a word that holds one would be skipped), U+2581 is
 # its stand-in for the space, U+2409 ours for the tab, by which its input format parts word and count.
 BREAKS = re.compile(f"[\0{SPACE}\u2585{TAB}]")
-ASCII = "".join(map(chr, range(33, 127)))
+# Always pieces: what control tokens and byte pieces are spelt with (so a text that spells one never becomes it), and
+# white space.
+REQUIRED = SPACE + TAB + "\n" + "".join(map(chr, range(33, 127)))
+PLAIN = {SPACE: " ", TAB: "\t"}
 SEEDS_PER_PIECE = 10  # candidates that pruning starts from; SentencePiece's own million costs time and gains nothing
 THREADS = 16  # a constant: partial sums of the expectation step, and so the scores, depend on the number of threads
 SAMPLE_TEXTS = 1000  # drawn from all that is read, to measure the result on
@@ -73,7 +76,7 @@ def train(texts: Iterable[str], settings: Settings, folder: Path, seed: int, add
     """
     started = time.monotonic()
     feed = _Feed(texts, settings.sample_bytes, seed)
-    model = for_our_codec(_train(feed, settings, seed))
+    model = _train(feed, settings, seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(model)
     write_hugging_face(model, folder, add_bos)
@@ -96,22 +99,40 @@ def train(texts: Iterable[str], settings: Settings, folder: Path, seed: int, add
 
 
 def _train(feed: _Feed, settings: Settings, seed: int) -> bytes:
-    """SentencePiece's own serialised model."""
-    import sentencepiece
+    """The serialised model, with a piece for every character of `REQUIRED`.
 
+    SentencePiece's own required_chars promises nothing for a character that the text does not hold, or too seldom for
+    the coverage. So such characters are left room for, and added afterwards.
+    """
     feed.read()
     if not any(map(str.strip, feed.words)):
         raise UserError(
             "tokenizer: no text to train on; every document is empty or was dropped (see corpus/funnel.json)"
         )
+    seen = set().union(*feed.words)
+    missing = "".join(character for character in REQUIRED if PLAIN.get(character, character) not in seen)
+    while True:
+        model = _train_without(missing, feed, settings, seed)
+        pieces = {piece.text for piece in read_pieces(model)}
+        uncovered = "".join(character for character in REQUIRED if character not in pieces)
+        if uncovered == missing:
+            return for_our_codec(model, missing)
+        missing = uncovered  # the coverage leaves out one that the text holds: train again, with room for it
+
+
+def _train_without(missing: str, feed: _Feed, settings: Settings, seed: int) -> bytes:
+    """SentencePiece's own serialised model, with room left for the pieces of `missing`."""
+    import sentencepiece
+
     written = io.BytesIO()
+    told: dict[str, Any] = options(settings) | {"vocab_size": settings.vocab_size - len(missing)}
     sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
-            sentence_iterator=iter(feed), model_writer=written, **options(settings)
+            sentence_iterator=iter(feed), model_writer=written, **told
         )
     except RuntimeError as error:
-        raise _explained(error, feed, settings) from error
+        raise _explained(error, feed, settings, len(missing)) from error
     return written.getvalue()
 
 
@@ -135,7 +156,6 @@ def options(settings: Settings) -> dict[str, Any]:
         "remove_extra_whitespaces": False,
         "add_dummy_prefix": False,
         "allow_whitespace_only_pieces": True,
-        "required_chars": SPACE + TAB + "\n" + ASCII,
         "max_sentence_length": 4 * WORD_CHARACTERS,
         "seed_sentencepiece_size": SEEDS_PER_PIECE * settings.vocab_size,
         "shrinking_factor": 0.6,
@@ -211,18 +231,18 @@ class _Feed:
             self.sample[place] = text
 
 
-def _explained(error: RuntimeError, feed: _Feed, settings: Settings) -> Exception:
-    """SentencePiece's complaint in the user's words; its messages carry the numbers."""
+def _explained(error: RuntimeError, feed: _Feed, settings: Settings, more: int) -> Exception:
+    """SentencePiece's complaint in the user's words; its messages carry the numbers, to which `more` pieces come."""
     message = str(error)
     read = f"the {feed.bytes:,} bytes of text in {feed.documents:,} documents"
     if found := re.search(r"too high.*<= (\d+)", message):
         return UserError(
             f"tokenizer.vocab_size: {settings.vocab_size:,} is more than {read} can give; "
-            f"the largest possible is {int(found[1]):,}"
+            f"the largest possible is {int(found[1]) + more:,}"
         )
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return UserError(
             f"tokenizer.vocab_size: {settings.vocab_size:,} is too small for the characters in {read}; "
-            f"at least {int(found[1]):,}, or a lower tokenizer.character_coverage than {settings.character_coverage}"
+            f"at least {int(found[1]) + more:,}, or a tokenizer.character_coverage below {settings.character_coverage}"
         )
     return error
