@@ -137,7 +137,8 @@ def test_a_run_takes_a_model_and_converts_it(models, tmp_path, name):
     plain = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     for text in ["The apple fell", " two  spaces ", "小林回家了\\n。", "x\ny"]:
         assert taken.encode(text) == peer.encode(text) == plain.encode(text, add_special_tokens=False).ids, text
-        assert plain.decode(peer.encode(text)) == peer.decode(peer.encode(text))
+        if 0 not in peer.encode(text):  # SentencePiece shows an unknown character as " ⁇ "
+            assert plain.decode(peer.encode(text)) == peer.decode(peer.encode(text))
     assert plain.encode("a").ids[0] == 1
 
 

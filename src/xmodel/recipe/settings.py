@@ -443,7 +443,8 @@ class Tokenizer:
         "Empty: train",
     )
     model_type: Literal["unigram", "bpe"] = setting(
-        "unigram", "unigram compresses better and is encoded faster; bpe is what some engines read more easily"
+        "unigram",
+        "unigram is encoded several times faster; bpe came out 0 to 4 % shorter, and some engines read only it",
     )
     vocab_size: int = setting(
         32_000, "pieces; 16 control pieces and 256 byte pieces are among them", least=300, most=65_536

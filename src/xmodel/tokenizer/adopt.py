@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from xmodel.console import log
 from xmodel.errors import UserError
 from xmodel.files import write_json
 from xmodel.recipe.settings import Tokenizer as Settings
@@ -88,6 +89,8 @@ def adopt(texts: Iterable[str], settings: Settings, folder: Path, add_bos: bool 
         _write_config(folder, opened, add_bos)
         again = JsonTokenizer(folder / "tokenizer.json").encode_batch(sample)
         differ = sum(a.tolist() != b.tolist() for a, b in zip(opened.encode_batch(sample), again, strict=True))
+        if differ:
+            log(f"tokenizer.json, for engines, differs from {opened.path.name} in {differ} of {len(sample)} texts")
         more = {"converted_texts_compared": len(sample), "converted_texts_that_differ": differ}
     if not isinstance(opened, OurTokenizer):
         name = "tokenizer.json" if isinstance(opened, JsonTokenizer) else "tokenizer.model"
