@@ -12,9 +12,10 @@ characters or more counts) are of sources that nothing was trained on, and in `m
 the files of --apart at all. The published tokenizer is a SentencePiece .model; it drops runs of spaces, so it is
 charged for less than the whole text.
 
-`defaults` looks closer at SentencePiece's defaults, which lose white space. `sweep` trains on every sixth document, one thing changed at a time. `large` trains on --gigabytes of text made by
-writing the training text again and again, each time with other letters and Han characters in the place of some: new
-words, so more work for the trainer than natural text of that size.
+`defaults` looks closer at SentencePiece's defaults, which lose white space. `sweep` and `defaults` train on every sixth
+document; `sweep` changes one thing at a time. `large` trains on --gigabytes of text made by writing the training text
+again and again, each time with other letters and Han characters in the place of some: new words, so more work for the
+trainer than natural text of that size.
 """
 
 from __future__ import annotations
