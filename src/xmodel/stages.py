@@ -47,13 +47,26 @@ def corpus_share(run: Run, rank: int, world: int) -> dict[str, Any]:
     return {"stage": "corpus", "status": "share done", "shards": shards, "done": done}
 
 
+def _tokenizer_inputs(recipe: Recipe) -> list[Path]:
+    path = Path(recipe.tokenizer.path)
+    if not recipe.tokenizer.path or not path.exists():
+        return []
+    names = ("tokenizer.json", "tokenizer_config.json", "*.model", "codec.json")
+    return [path] if path.is_file() else sorted({file for name in names for file in path.glob(f"**/{name}")})
+
+
 def _tokenizer(run: Run, folder: Path) -> dict[str, Any]:
     from xmodel.corpus.mixture import sample_texts
+    from xmodel.tokenizer.adopt import CHECKED_BYTES, adopt
     from xmodel.tokenizer.train import train
 
-    settings = run.recipe.tokenizer
-    texts = sample_texts(run.path("corpus"), run.recipe.corpus, settings.sample_bytes)
-    figures = train(texts, settings, folder, seed=run.recipe.seed, add_bos=run.recipe.tokens.bos)
+    settings, bos = run.recipe.tokenizer, run.recipe.tokens.bos
+    size = min(settings.sample_bytes, CHECKED_BYTES) if settings.path else settings.sample_bytes
+    texts = sample_texts(run.path("corpus"), run.recipe.corpus, size, settings.balance)
+    if settings.path:
+        figures = adopt(texts, settings, folder, add_bos=bos)
+    else:
+        figures = train(texts, settings, folder, seed=run.recipe.seed, add_bos=bos)
     by_language = {
         f"bytes_per_token_{name}": figures[name]["bytes_per_token"] for name in ("en", "zh") if name in figures
     }
@@ -180,7 +193,9 @@ STAGES = (
         output="tokenizer",
         needs=("corpus",),
         settings=lambda recipe: [identity_settings(recipe.tokenizer), recipe.tokens.bos],
+        inputs=_tokenizer_inputs,
         carry_out=_tokenizer,
+        version=2,
     ),
     Stage(
         name="tokens",

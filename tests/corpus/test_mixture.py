@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xmodel.corpus.mixture import plan, plan_table
+from xmodel.corpus.mixture import plan, plan_table, sample_sizes, sample_texts
 from xmodel.recipe.load import load_recipe
-from xmodel.recipe.settings import Source
+from xmodel.recipe.settings import Corpus, Source
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "xmodel-lm-1.1b.yaml"
 BUDGET = 600_000 * 840 * 4096
@@ -73,3 +76,53 @@ def test_the_command():
     assert (found["budget"], len(found["shares"]), len(found["warnings"])) == (BUDGET, 18, 1)
     halved = subprocess.run([*line[:-1], "pretrain.steps=300k"], capture_output=True, text=True, check=True).stdout
     assert "1.56" in next(row for row in halved.splitlines() if row.startswith("redpajama-wikipedia"))
+
+
+def sized(name: str, language: str, category: str, weight: float) -> Source:
+    return Source(name=name, language=language, category=category, weight=weight)  # pyright: ignore[reportArgumentType]
+
+
+FOUR = [
+    sized("web", "en", "web", 0.64),
+    sized("code", "en", "code", 0.16),
+    sized("news", "zh", "web", 0.15),
+    sized("law", "zh", "web", 0.05),
+    sized("none", "zh", "web", 0.0),
+]
+
+
+def test_the_sample_is_balanced_by_language_and_category():
+    plenty = {source.name: 10**9 for source in FOUR}
+    as_weighed = sample_sizes(FOUR, plenty, 1000, balance=1)
+    assert as_weighed == pytest.approx({"web": 640, "code": 160, "news": 150, "law": 50})
+    # languages 0.8 : 0.2 become 2 : 1, categories of English 0.64 : 0.16 likewise; within a category weights stand
+    half = sample_sizes(FOUR, plenty, 900, balance=0.5)
+    assert half == pytest.approx({"web": 400, "code": 200, "news": 225, "law": 75})
+    even = sample_sizes(FOUR, plenty, 1000, balance=0)
+    assert even == pytest.approx({"web": 250, "code": 250, "news": 375, "law": 125})
+
+
+def test_what_a_small_source_cannot_give_the_others_give():
+    available = {"web": 10**9, "code": 60, "news": 10**9, "law": 20}
+    found = sample_sizes(FOUR, available, 1000, balance=1)
+    assert (found["code"], found["law"]) == (60, 20)
+    assert sum(found.values()) == pytest.approx(1000)
+    assert found["web"] / found["news"] == pytest.approx(0.64 / 0.15)
+    assert sample_sizes(FOUR, dict.fromkeys(available, 7), 1000) == dict.fromkeys(available, 7)
+
+
+def test_sampled_documents_are_spread_evenly(tmp_path):
+    (tmp_path / "train").mkdir()
+    for source in FOUR[:4]:
+        texts = [f"{source.name} {number:05d} " + "x" * 90 for number in range(2000)]
+        pq.write_table(pa.table({"text": texts}), tmp_path / "train" / f"{source.name}.parquet", use_dictionary=False)
+    found = list(sample_texts(tmp_path, Corpus(sources=FOUR), 40_000, balance=0.5))
+    assert found == list(sample_texts(tmp_path, Corpus(sources=FOUR), 40_000, balance=0.5))
+    assert 34_000 < sum(map(len, found)) < 41_000
+    counts = {name: sum(text.startswith(name) for text in found) for name in ("web", "code", "news", "law")}
+    assert counts["web"] == pytest.approx(2 * counts["code"], rel=0.03)
+    assert counts["news"] == pytest.approx(3 * counts["law"], rel=0.03)
+    numbers = [int(text.split()[1]) for text in found if text.startswith("web")]
+    steps = {after - before for before, after in itertools.pairwise(numbers)}
+    assert max(steps) - min(steps) == 1
+    assert len(list(sample_texts(tmp_path, Corpus(sources=FOUR), 10**9))) == 8000

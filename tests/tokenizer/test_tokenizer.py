@@ -192,7 +192,7 @@ def test_long_lines_are_learned_from(tmp_path):
 
 
 def test_text_without_spaces_still_keeps_them(tmp_path):
-    train(["苹果和河流" * 9, "窗户和苹果", "河流与窗户"], Settings(vocab_size=365), tmp_path, seed=0)
+    train(["苹果和河流" * 9, "窗户和苹果", "河流与窗户"], Settings(vocab_size=380), tmp_path, seed=0)
     text = " a  b \u2581 苹果\n"
     tokenizer = Tokenizer.load(tmp_path)
     assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -30,7 +30,7 @@ CHINESE = [f"第{i}个{thing}是红色的。\n它{'很' * (i % 4)}旧了。🤗"
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> Tokenizer:
     folder = tmp_path_factory.mktemp("tokenizer")
-    train(ENGLISH + CHINESE, TokenizerSettings(vocab_size=375), folder, seed=0)
+    train(ENGLISH + CHINESE, TokenizerSettings(vocab_size=390), folder, seed=0)
     return Tokenizer.load(folder)
 
 
@@ -60,7 +60,7 @@ def tokens(corpus, tokenizer, tmp_path_factory) -> Path:
 def test_shards_hold_the_documents(corpus, tokenizer, tmp_path, bos):
     manifest = write_tokens(corpus, tokenizer, Settings(bos=bos, shard_tokens=1000), tmp_path)
     assert manifest == read_json(tmp_path / "manifest.json")
-    assert (manifest["bos"], manifest["vocab_size"], manifest["dtype"]) == (bos, 375, "uint16")
+    assert (manifest["bos"], manifest["vocab_size"], manifest["dtype"]) == (bos, 390, "uint16")
     assert list(manifest["train"]) == ["chinese", "english"]
     assert list(manifest["validation"]) == ["en", "zh"]
     entry = manifest["train"]["english"]

@@ -140,29 +140,82 @@ def plan_table(made: Plan) -> str:
     return "\n".join([table(headers, rows), *warnings])
 
 
-def sample_texts(folder: Path, settings: Corpus, most_bytes: int) -> Iterator[str]:
-    """Documents of the training text in the proportions of the mixture, at most about `most_bytes` of UTF-8.
+def sample_texts(folder: Path, settings: Corpus, most_bytes: int, balance: float = 1.0) -> Iterator[str]:
+    """Documents of the training text, balanced by language and category, at most about `most_bytes` of UTF-8.
 
-    Each source may give its weight's share of `most_bytes`. One that has less gives all; one that has more gives
-    documents spread evenly over its whole length (an error-diffusion stride: no randomness, no memory).
+    See `sample_sizes` for what each source gives: all of it, or documents spread evenly over its whole length (an
+    error-diffusion stride over their bytes: no randomness, no memory).
 
     Args:
         folder: the corpus folder of a run (train/<source>.parquet).
+        balance: see `sample_sizes`.
     """
-    for source in settings.sources:
-        if source.weight == 0:
-            continue
-        file = pq.ParquetFile(folder / "train" / f"{source.name}.parquet")
-        sizes = [file.metadata.row_group(group).column(_column(file, "text")) for group in range(file.num_row_groups)]
-        available = sum(size.total_uncompressed_size for size in sizes)
-        share = min(1.0, source.weight * most_bytes / max(available, 1))
+    files = {
+        source.name: pq.ParquetFile(folder / "train" / f"{source.name}.parquet")
+        for source in settings.sources
+        if source.weight
+    }
+    available = {name: _text_bytes(file) for name, file in files.items()}
+    sizes = sample_sizes(settings.sources, available, most_bytes, balance)
+    for name, file in files.items():
+        share = sizes[name] / max(available[name], 1)
         due = 0.0
         for batch in file.iter_batches(batch_size=1024, columns=["text"]):
             for text in batch.column(0).to_pylist():
                 due += share
-                if due >= 1.0:
+                if due >= 1.0 - 1e-9:
                     due -= 1.0
                     yield text
+
+
+def sample_sizes(
+    sources: Sequence[Source], available: Mapping[str, int], most_bytes: int, balance: float = 1.0
+) -> dict[str, float]:
+    """How many bytes each source gives to a sample of `most_bytes`.
+
+    Languages share by weight to the power of `balance` (Conneau & Lample 2019, arXiv 1901.07291, section 3.1), within a
+    language the categories likewise, within a category the sources by weight. What a source cannot give, because all of
+    it is taken, the others give, in the same proportions.
+
+    Args:
+        sources: of the mixture; those without weight give nothing.
+        available: bytes of text of each source with a weight.
+        balance: 1: as the mixture weighs them; 0: all languages alike, and all categories of a language.
+    """
+    chosen = [source for source in sources if source.weight]
+    by_language: dict[str, float] = {}
+    by_category: dict[tuple[str, str], float] = {}
+    for source in chosen:
+        key = (source.language, source.category)
+        by_language[key[0]] = by_language.get(key[0], 0.0) + source.weight
+        by_category[key] = by_category.get(key, 0.0) + source.weight
+    language_total = sum(weight**balance for weight in by_language.values())
+    category_total = {
+        language: sum(weight**balance for (other, _), weight in by_category.items() if other == language)
+        for language in by_language
+    }
+    shares = {}
+    for source in chosen:
+        language, category = source.language, (source.language, source.category)
+        part = by_language[language] ** balance / language_total
+        part *= by_category[category] ** balance / category_total[language]
+        shares[source.name] = part * source.weight / by_category[category]
+    sizes: dict[str, float] = {}
+    left = float(most_bytes)
+    while len(sizes) < len(chosen):
+        total = sum(share for name, share in shares.items() if name not in sizes)
+        short = {n: float(available[n]) for n in shares if n not in sizes and available[n] <= left * shares[n] / total}
+        if not short:
+            return sizes | {name: left * shares[name] / total for name in shares if name not in sizes}
+        sizes |= short
+        left = max(0.0, left - sum(short.values()))
+    return sizes
+
+
+def _text_bytes(file: pq.ParquetFile) -> int:
+    column = _column(file, "text")
+    groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
+    return sum(group.column(column).total_uncompressed_size for group in groups)
 
 
 def _column(file: pq.ParquetFile, name: str) -> int:

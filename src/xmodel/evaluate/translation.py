@@ -34,7 +34,8 @@ def score_translation(
     room = min(longest * 3 // 2 + 8, model.config.context_length // 2)
     fits = model.config.context_length - room
     prompts = [encode_prompt(tokenizer, questions.prompt(item, shots), bos) for item in items]
-    stop_ids = {tokenizer.eos_id, *tokenizer.encode("\n")}
+    # A newline may share a piece with the punctuation before it.
+    stop_ids = {tokenizer.eos_id, *(number for number, piece in enumerate(tokenizer.pieces) if b"\n" in piece)}
     answers = generate_greedy(model, [ids[-fits:] for ids in prompts], max_new_tokens=room, stop_ids=stop_ids)
     outputs = [tokenizer.decode(ids).split("\n")[0].strip() for ids in answers]
 

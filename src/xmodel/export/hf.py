@@ -9,7 +9,7 @@ import torch
 
 from xmodel.errors import MachineError
 from xmodel.export.card import model_card
-from xmodel.files import write_json
+from xmodel.files import read_json, write_json
 from xmodel.model.checkpoint_io import load_model, save_model
 from xmodel.recipe.settings import Export
 from xmodel.tokenizer.codec import Tokenizer
@@ -36,11 +36,14 @@ def export_hf(run_folder: Path, checkpoint: Path, folder: Path, settings: Export
     tokenizer = Tokenizer.load(run_folder / "tokenizer")
     model = load_model(checkpoint, dtype=DTYPES[settings.dtype])
     save_model(model, folder)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}  # of somebody else's, not 1 and 2
+    write_json(folder / "config.json", read_json(folder / "config.json") | ids)
     for name in TOKENIZER_FILES:
         source = run_folder / "tokenizer" / name
         if not source.is_file():
+            if name == "tokenizer.model" and (run_folder / "tokenizer" / "codec.json").is_file():
+                continue  # a tokenizer.json of somebody else (tokenizer.path), which has no such file
             raise MachineError(f"{source}: missing; `xmodel tokenizer {run_folder} --redo tokenizer` makes it again")
         shutil.copyfile(source, folder / name)
-    generation = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
-    write_json(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", ids | {"pad_token_id": tokenizer.eos_id})
     (folder / "README.md").write_text(model_card(run_folder, checkpoint, settings), encoding="utf-8")

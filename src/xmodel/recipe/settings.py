@@ -434,10 +434,20 @@ class Corpus:
 
 @dataclass
 class Tokenizer:
-    """A SentencePiece unigram tokenizer, trained on the corpus."""
+    """A SentencePiece tokenizer, trained on the corpus; or an existing one."""
 
+    path: str = setting(
+        "",
+        "an existing tokenizer to use as it is, instead of training one: a run, a folder, a SentencePiece .model, a "
+        "tokenizer.json, or OWNER/NAME of the hub (at a commit: OWNER/NAME@COMMIT); vocab_size must be its size. "
+        "Empty: train",
+    )
+    model_type: Literal["unigram", "bpe"] = setting(
+        "unigram",
+        "unigram is encoded several times faster; bpe came out 0 to 4 % shorter, and some engines read only it",
+    )
     vocab_size: int = setting(
-        32_000, "pieces, the three control pieces and 256 byte pieces included", least=300, most=65_536
+        32_000, "pieces; 16 control pieces and 256 byte pieces are among them", least=300, most=65_536
     )
     character_coverage: float = setting(
         0.9999, "share of characters that get pieces of their own; the rest is spelt in bytes", least=0.98, most=1
@@ -445,6 +455,13 @@ class Tokenizer:
     max_piece_length: int = setting(16, "longest piece, in characters", least=1, most=64)
     sample_bytes: int = setting(
         200_000_000, "train on at most this many bytes of text, drawn from the sources by weight", least=10_000
+    )
+    balance: float = setting(
+        0.5,
+        "how the sample is drawn: each language, and within it each category, by its weight to this power; 1: as the "
+        "mixture weighs them; 0: all languages alike, and all categories of a language",
+        least=0,
+        most=1,
     )
 
 

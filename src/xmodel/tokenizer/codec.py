@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -57,12 +57,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """Open the tokenizer that `train` wrote into `folder`.
+        """Open the tokenizer of a run: one that `train` wrote into `folder`, or one that was taken as it is.
 
         Raises:
             MachineError: tokenizer.model is missing or damaged.
             UserError: it is a model without byte pieces.
         """
+        from xmodel.tokenizer.others import MARK, load_marked
+
+        if (Path(folder) / MARK).is_file():  # BPE, or somebody else's: another library encodes, the interface is this
+            return cast("Tokenizer", load_marked(Path(folder)))
         return cls(Path(folder))
 
     @cached_property
