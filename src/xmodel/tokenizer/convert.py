@@ -2,7 +2,7 @@
 
 Unigram, exact for every text: both libraries run the same Viterbi search, and what makes the results *exactly* equal is
 
-* scores that are multiples of 2^-10, so that sums are exact in SentencePiece's float32 (up to 2^14), in our integers and
+* scores that are multiples of 2^-10, so that sums are exact in SentencePiece's float32 (to 2^14), in our integers and
   in the float64 of `tokenizers`, and ties break alike: both keep the candidate that starts earliest;
 * control, unknown and byte pieces, which are ordinary strings in the JSON, at a score below that of any pieces that
   spell the same: a text that spells `<s>` or `<0x0A>` is then always cut into others (train.py: REQUIRED);
