@@ -366,3 +366,10 @@ def test_streaming_through_datasets_gives_the_same_documents(tmp_path, monkeypat
     assert [shard.size for shard in found] == [1, 1]
     assert sources.extent(saved, WHERE) == (2, "parts")
     assert [row["text"] for row in rows_of(saved)] == expected
+
+
+def test_plain_text_read_as_json_lines_says_which_reader_is_meant(tmp_path):
+    (tmp_path / "notes.md").write_text("A line of prose.\n")
+    source = Source(name="s", paths=[str(tmp_path / "notes.md")])
+    with pytest.raises(UserError, match=r"notes\.md:1: not JSON .*plain text: set corpus\.sources\[0\]\.reader=text"):
+        list(sources.read(source, "corpus.sources[0]", seed=0))

@@ -21,6 +21,7 @@ import pyarrow.json as pj
 from xmodel.corpus.batches import MAX_DOCUMENT_BYTES
 from xmodel.corpus.sources.fields import CARRIED, Map, Wrong, field_map, join_parts, pc, pluck, scalar_of, text_of
 from xmodel.corpus.sources.fields import Path as FieldPath
+from xmodel.corpus.sources.files import SUFFIXES
 from xmodel.corpus.sources.rows import LARGEST, SHOWN_BYTES, Intake
 from xmodel.corpus.sources.streams import Block, blocks
 
@@ -197,7 +198,8 @@ class _Lines:
             return bad("not_utf8", f"invalid UTF-8 at byte {error.start} of the line; re-save as UTF-8")
         except json.JSONDecodeError as error:
             problem = f"not JSON ({error.msg}, column {error.colno}); every line must be one JSON object"
-            return bad("not_json", problem)
+            plain = self.path.name.endswith(SUFFIXES["text"])  # whoever names such a file forgot to say how it is read
+            return bad("not_json", problem + (f" (plain text: set {where}.reader=text)" if plain else ""))
         except RecursionError:
             return bad("not_json", "not JSON that can be read (nested too deeply)")
         try:
