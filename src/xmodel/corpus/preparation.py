@@ -1,7 +1,7 @@
 """What has to be known of the corpus before its documents are judged, each by itself (mapping.py).
 
-- How often lines stand in a source, so that its boilerplate can be dropped (lines.py): counted in up to
-  `SAMPLED_SHARDS` shards, spread evenly over the source.
+- How often lines stand in a source, so that its boilerplate can be dropped (lines.py): counted in up to `SAMPLED_BYTES`
+  of text, from the beginnings of up to `SAMPLED_SHARDS` shards, spread evenly over the source.
 - The quality filter's models and thresholds (quality.py): found once, from the reference text and the beginnings of
   such shards.
 
@@ -28,7 +28,8 @@ from xmodel.corpus.shards import Shard, in_order, read_shard
 from xmodel.corpus.workers import Runner
 from xmodel.files import PARTIAL, atomic_write
 
-SAMPLED_SHARDS = 8  # of a source: 512 MB of text
+SAMPLED_SHARDS = 8  # of a source
+SAMPLED_BYTES = 128 << 20  # of them together: two whole shards
 
 
 def prepare(job: Job, todo: Sequence[Shard], run: Runner, rank: int = 0) -> Prepared:
@@ -53,7 +54,12 @@ def _count_lines(job: Job, own: list[list[Shard]], run: Runner, rank: int) -> tu
         return (None,) * len(own)
     chosen = [_spread(shards, SAMPLED_SHARDS) for shards in own]
     paths = [job.work / "lines" / f"{source:04d}-{_key(shards)}.npz" for source, shards in enumerate(chosen)]
-    left = [shard for shards, path in zip(chosen, paths, strict=True) if not path.exists() for shard in shards]
+    left = [
+        (shard, SAMPLED_BYTES // len(shards))
+        for shards, path in zip(chosen, paths, strict=True)
+        if not path.exists()
+        for shard in shards
+    ]
     left = left[rank % max(len(left), 1) :] + left[: rank % max(len(left), 1)]
     if left:
         with progress("corpus: counting lines", len(left), "shards") as shown:
@@ -76,9 +82,20 @@ def _counted(job: Job, shard: Shard) -> Path:
     return job.work / "lines" / f"{shard.name}.npz"
 
 
-def _count_shard(job: Job, shard: Shard) -> None:
+def _count_shard(job: Job, item: tuple[Shard, int]) -> None:
+    """Count the lines at the beginning of a shard, so many bytes of text."""
+    shard, most = item
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        left = most
+        for batch in read_shard(shard, job.settings, job.seed):
+            yield batch
+            left -= batch["text"].nbytes
+            if left <= 0:
+                return
+
     if not _counted(job, shard).exists():
-        _write_counts(_counted(job, shard), collect(read_shard(shard, job.settings, job.seed)))
+        _write_counts(_counted(job, shard), collect(batches()))
 
 
 def _write_counts(path: Path, counts: LineCounts) -> None:
