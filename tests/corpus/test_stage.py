@@ -13,9 +13,11 @@ from click.testing import CliRunner
 from command import xmodel
 
 from xmodel.cli import cli
+from xmodel.corpus import sources
 from xmodel.corpus.funnel import Counts
 from xmodel.corpus.pipeline import build_corpus
 from xmodel.errors import UserError
+from xmodel.recipe.load import load_recipe
 from xmodel.recipe.settings import Corpus, Filters, LineFilters, NearDuplicates, Quality, Source
 
 WORDS = [
@@ -291,3 +293,33 @@ def test_the_funnel_sums_up_or_says_so():
     counts.read += (2, 10)
     with pytest.raises(AssertionError, match="does not sum up"):
         counts.describe()
+
+
+def test_an_index_that_nobody_would_look_at(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "name: x\ncorpus:\n  deduplicate: false\n  index: old\n  sources: [{name: s, paths: [s.jsonl], weight: 1}]\n"
+        "model: {preset: nano}\n"
+    )
+    with pytest.raises(UserError, match=r"corpus\.index: is only looked at when duplicates are"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_paths_start_from_the_recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "name: x\ncorpus:\n  index: old\n  sources: [{name: s, paths: [s.jsonl], weight: 1}]\n"
+        "tokenizer: {path: mine.model}\nmodel: {preset: nano}\n"
+    )
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert (recipe.corpus.index, recipe.tokenizer.path) == (str(tmp_path / "old"), str(tmp_path / "mine.model"))
+    (tmp_path / "recipe.yaml").write_text((tmp_path / "recipe.yaml").read_text().replace("mine.model", "Qwen/Q@main"))
+    assert load_recipe(tmp_path / "recipe.yaml").tokenizer.path == "Qwen/Q@main"
+
+
+def test_a_sample_of_fewer_documents_than_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SHARD_BYTES", 3000)
+    paths = [write(tmp_path / "s.jsonl", [{"text": story(n)} for n in range(60)])]
+    reference = Source(name="good", paths=paths, language="en")
+    source = Source(name="s", paths=paths, language="en", weight=1.0)
+    quality = Quality(reference=[reference], sample_documents=3)
+    with pytest.raises(UserError, match="3 en documents are too few to take a quantile of"):
+        build(Corpus(sources=[source], quality=quality, holdout=0), tmp_path / "corpus")

@@ -31,13 +31,8 @@ MOST_PIECES = 10
 OVERLAP = pa.list_(pa.int32())
 
 
-def held_out_phrases(questions: Iterable[dict[str, Any]]) -> list[bytes]:
-    """The folded phrases that no training document may contain: one per distinct test question."""
-    return sorted(_phrases(questions))
-
-
 def _phrases(questions: Iterable[dict[str, Any]]) -> dict[bytes, str]:
-    """Each phrase, and the set that its question belongs to."""
+    """The folded phrases that no training document may contain, one per distinct test question, and each one's set."""
     tests = [question for question in questions if question["split"] == "test"]
     prompts = fold_texts([question["prompt"] for question in tests])
     solved = fold_texts([question["prompt"] + question["choices"][question["answer"]] for question in tests])

@@ -24,6 +24,7 @@ from xmodel.corpus.folding import fold, folding
 from xmodel.corpus.near_duplicates import compare
 from xmodel.corpus.shards import in_order, read_shard, shards
 from xmodel.corpus.sources import REASONS as SOURCE_REASONS
+from xmodel.corpus.sources.fields import pc
 from xmodel.errors import UserError
 from xmodel.files import read_json
 from xmodel.recipe.settings import Corpus, Source
@@ -249,8 +250,7 @@ def _dropped_for(corpus: Path, kept: str, but: str) -> Iterator[dict[str, Any]]:
     for path in sorted((corpus / "dropped").glob("*.parquet")):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=["id", "source", "reason", "place", "equals"]):
-                chosen_D = np.array([equals == kept for equals in batch["equals"].to_pylist()], bool)
-                for row in batch.filter(pa.array(chosen_D)).to_pylist() if chosen_D.any() else ():
+                for row in batch.filter(pc.equal(batch["equals"], kept)).to_pylist():
                     if row["place"] != but:
                         yield {name: row[name] for name in ("source", "id", "reason")}
 

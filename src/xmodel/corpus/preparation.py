@@ -134,7 +134,7 @@ def _sample(job: Job, own: list[list[Shard]], lines: tuple[Path | None, ...]) ->
         for number, shard in enumerate(chosen, 1):
             wanted = job.settings.quality.sample_documents
             left = wanted * number // len(chosen) - wanted * (number - 1) // len(chosen)
-            for batch in read_shard(shard, job.settings, job.seed):
+            for batch in read_shard(shard, job.settings, job.seed) if left else ():
                 batch = batch.slice(0, left)
                 left -= len(batch)
                 for stage in stages:

@@ -36,6 +36,8 @@ def _check_corpus(corpus: Corpus, reading: Reading) -> None:
     bands = "corpus.near_duplicates.bands"
     if reading.sound(bands, "corpus.near_duplicates.permutations") and near.bands > near.permutations:
         reading.report(bands, f"is larger than permutations ({near.permutations}): a band has at least one value")
+    if corpus.index and not corpus.deduplicate and reading.sound("corpus.index", "corpus.deduplicate"):
+        reading.report("corpus.index", "is only looked at when duplicates are: set corpus.deduplicate, or leave it out")
     if not reading.sound("corpus.sources", "corpus.validation"):
         return
     if not corpus.sources:

@@ -86,4 +86,9 @@ def _resolve_paths(recipe: Recipe, folder: Path, reading: Reading) -> None:
                 source.paths = [path if path in on_hub else local[path] for path in source.paths]
     corpus.benchmarks = [absolute(root or written_in("corpus.benchmarks"), path) for path in corpus.benchmarks]
     corpus.index = absolute(root or written_in("corpus.index"), corpus.index) if corpus.index else ""
+    tokenizer = recipe.tokenizer
+    if tokenizer.path:
+        local = absolute(written_in("tokenizer.path"), tokenizer.path)
+        on_hub = HUB_ID.fullmatch(tokenizer.path.partition("@")[0]) and not Path(local).exists()
+        tokenizer.path = tokenizer.path if on_hub else local
     corpus.root = str(root or os.path.normpath(folder.absolute()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import re
-import struct
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from xmodel.errors import MachineError, UserError
-from xmodel.tokenizer.convert import BYTE, SPACE, read_pieces, surface
+from xmodel.tokenizer.convert import BYTE, SPACE, Normalizer, model_type, normalizer, read_pieces, surface
 
 if TYPE_CHECKING:
     import pyarrow
@@ -44,8 +43,8 @@ class Tokenizer:
         try:
             self._pieces = read_pieces(self._model)
             self.pieces: list[bytes] = [surface(piece) for piece in self._pieces]  # bytes that each id stands for
-            self._searchable = _is_plain_unigram(self._model)
-        except (MachineError, ValueError, LookupError, struct.error):
+            self._searchable = is_plain_unigram(self._model)
+        except (MachineError, ValueError):
             raise MachineError(f"{path}: damaged, or not a SentencePiece model") from None
         byte_ids = [number for number, piece in enumerate(self._pieces) if piece.type == BYTE]
         if len(byte_ids) != 256 or byte_ids[-1] - byte_ids[0] != 255:
@@ -196,36 +195,10 @@ def _utf8(text: str) -> bytes:
         raise UserError(f"a text holds the lone surrogate {code}, which UTF-8 cannot represent") from None
 
 
-def _is_plain_unigram(model: bytes) -> bool:
+def is_plain_unigram(model: bytes) -> bool:
     """Whether a serialised SentencePiece model is of type unigram, and leaves a text as it is before the search."""
-    trainer = _message(_message(model)[2])  # ModelProto.trainer_spec
-    normalizer = _message(_message(model)[3])
-    unigram = trainer.get(3, 1) == 1  # TrainerSpec.model_type
-    # NormalizerSpec: precompiled_charsmap; add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
-    return unigram and [normalizer.get(2, b"")] + [normalizer.get(number, 1) for number in (3, 4, 5)] == [b"", 0, 0, 1]
-
-
-def _message(message: bytes) -> dict[int, Any]:
-    """Field number -> the field's last value in a Protocol Buffers message; of fixed-size ones the bytes."""
-    fields: dict[int, Any] = {}
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = message[position]
-            value |= (byte & 127) << shift
-            position, shift = position + 1, shift + 7
-            if byte < 128:
-                return value
-
-    while position < len(message):
-        tag = varint()
-        size = {1: 8, 5: 4}.get(tag & 7) or varint()
-        fields[tag >> 3] = size if tag & 7 == 0 else message[position : position + size]
-        position += 0 if tag & 7 == 0 else size
-    return fields
+    rules = normalizer(model)
+    return model_type(model) == "unigram" and rules == Normalizer(b"", dummy_prefix=False, collapse=False, escape=True)
 
 
 class StreamDecoder:

@@ -315,20 +315,16 @@ def _varint(value: int) -> bytes:
 
 def _decode_piece(body: bytes) -> Piece:
     """SentencePiece { string piece = 1; float score = 2; Type type = 3 [default = NORMAL] }"""
-    text, score, kind, position = "", 0.0, NORMAL, 0
-    while position < len(body):
-        tag = body[position]
-        if tag == 0x0A:
-            length, start = _read_varint(body, position + 1)
-            text, position = body[start : start + length].decode(), start + length
-        elif tag == 0x15:
-            (score,) = struct.unpack_from("<f", body, position + 1)
-            position += 5
-        elif tag == 0x18:
-            kind, position = _read_varint(body, position + 1)
-        else:
-            raise MachineError(NOT_A_MODEL)
-    return Piece(text, score, kind)
+    found = {1: b"", 2: bytes(4), 3: NORMAL} | dict(_fields(body))
+    text, score, kind = found[1], found[2], found[3]
+    if not (found.keys() == {1, 2, 3} and isinstance(text, bytes) and isinstance(score, bytes) and len(score) == 4):
+        raise MachineError(NOT_A_MODEL)
+    if not isinstance(kind, int):
+        raise MachineError(NOT_A_MODEL)
+    try:
+        return Piece(text.decode(), struct.unpack("<f", score)[0], kind)
+    except UnicodeDecodeError:
+        raise MachineError(NOT_A_MODEL) from None
 
 
 def _encode_piece(piece: Piece) -> bytes:

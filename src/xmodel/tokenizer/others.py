@@ -6,6 +6,7 @@ Each is run by its own library, so its ids are its own; a `tokenizer.json` is al
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from xmodel.errors import MachineError, UserError
 from xmodel.files import read_json, write_json
-from xmodel.tokenizer.codec import StreamDecoder, Tokenizer
+from xmodel.tokenizer.codec import StreamDecoder, Tokenizer, is_plain_unigram
 from xmodel.tokenizer.convert import (
     BYTE,
     CONTROL,
@@ -24,7 +25,6 @@ from xmodel.tokenizer.convert import (
     SPACE,
     UNKNOWN,
     model_type,
-    normalizer,
     read_pieces,
     surface,
 )
@@ -39,7 +39,7 @@ BEGINNINGS = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
 ENDS = ("</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
 
 
-class OtherTokenizer:
+class OtherTokenizer(ABC):
     """A tokenizer of somebody else behind the interface of `codec.Tokenizer`. It need not be lossless.
 
     Attributes:
@@ -92,11 +92,13 @@ class OtherTokenizer:
         """A decoder for ids that arrive one by one."""
         return StreamDecoder(self.pieces)
 
+    @abstractmethod
     def _encode(self, texts: list[str], threads: int) -> list[list[int]]:
-        raise NotImplementedError
+        """The ids of each text, as the library gives them."""
 
+    @abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        raise NotImplementedError
+        """The text of the ids, as the library gives it."""
 
 
 class OurTokenizer(Tokenizer):
@@ -110,7 +112,7 @@ class OurTokenizer(Tokenizer):
     @property
     def byte_ids(self) -> np.ndarray:
         """int64 [256]: ids of the byte pieces."""
-        return np.flatnonzero([piece.type == BYTE for piece in read_pieces(_read(self.folder / "tokenizer.model"))])
+        return np.arange(self.first_byte_id, self.first_byte_id + 256)
 
 
 class SentencePieceTokenizer(OtherTokenizer):
@@ -236,17 +238,14 @@ def is_ours(model: bytes) -> bool:
     """Whether a serialised SentencePiece model is one that `codec.Tokenizer` encodes exactly: see train.py."""
     try:
         pieces = read_pieces(model)
-        rules = normalizer(model)
-        kind = model_type(model)
+        plain = is_plain_unigram(model)
     except (MachineError, ValueError):
         return False
-    plain = not (rules.charsmap or rules.dummy_prefix or rules.collapse) and rules.escape
     types = [piece.type for piece in pieces]
     normal = {piece.text for piece in pieces if piece.type == NORMAL}
     first = types.index(BYTE) if BYTE in types else 0
     return (
-        kind == "unigram"
-        and plain
+        plain
         and types[:3] == [UNKNOWN, CONTROL, CONTROL]
         and set(types) == {NORMAL, UNKNOWN, CONTROL, BYTE}
         and types[first : first + 256] == [BYTE] * 256

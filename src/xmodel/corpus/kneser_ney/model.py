@@ -25,7 +25,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from xmodel.corpus.kneser_ney.estimate import Estimate, NGrams
+from xmodel.corpus.kneser_ney.estimate import NGrams
 from xmodel.corpus.kneser_ney.units import BEGIN, END, UNKNOWN, UnitKind, Vocabulary, identify
 from xmodel.errors import MachineError, UserError
 from xmodel.files import atomic_folder, checksum, read_json, write_json
@@ -166,11 +166,6 @@ def write_model(
             files[path.name] = {"bytes": path.stat().st_size, "blake2b": checksum(path)}
         manifest = {"format": FORMAT, "order": len(counts), "counts": counts, "units": units, "files": files}
         write_json(partial / "manifest.json", manifest)
-
-
-def write_estimate(folder: Path, vocabulary: Vocabulary, result: Estimate, *, units: UnitKind) -> None:
-    """Write an estimated model as a model folder."""
-    write_model(folder, vocabulary, result.counts, result.ngrams, units=units)
 
 
 def load_model(folder: Path) -> LanguageModel:
