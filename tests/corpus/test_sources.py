@@ -151,15 +151,6 @@ def test_input_files_are_sorted_and_name_the_recipe_key(tmp_path):
         sources.input_files(corpus)
 
 
-def test_advance_adds_up_to_the_extent(tmp_path):
-    paths = [str(write_lines(tmp_path / name, [{"text": "x" * 99}] * 700)) for name in ("a.jsonl", "b.jsonl.gz")]
-    (tmp_path / "c.txt").write_text("hello")
-    for source in (Source(name="s", paths=paths), Source(name="t", reader="text", paths=[str(tmp_path / "c.txt")])):
-        advanced: list[int] = []
-        read_all(source, advance=advanced.append)
-        assert (sum(advanced), "bytes") == sources.extent(source, "")
-
-
 def test_stdlib_is_deterministic_english_and_code():
     source = Source(name="s", reader="stdlib", documents=300)
     first, second = read_all(source), read_all(source)
@@ -204,4 +195,4 @@ def test_sandbox_source_shares_its_documents_among_parts(monkeypatch):
     rows = read_all(Source(name="s", reader="sandbox", paths=["zh", "en"], documents=5), dirt=0.25)
     assert calls == [("zh", 2, 0, 0.25), ("en", 3, 0, 0.25)]
     assert [row["label"] for row in rows] == ["mojibake", None, "mojibake", None, None]
-    assert sources.extent(Source(name="s", reader="sandbox", paths=["en"]), "") == (20_000, "documents")
+    assert sum(shard.size for shard in sources.shards(Source(name="s", reader="sandbox", paths=["en"]), "")) == 20_000

@@ -197,8 +197,9 @@ def _rows(path: Path, text_field: str, advance: Callable[[int], None]) -> Iterat
     columns = ["id", "text", "language", "category", "reason"]
     try:
         for shard in shards(source, "--text"):
-            for batch in read_shard(shard, source, "--text", seed=0, advance=advance):
+            for batch in read_shard(shard, source, "--text", seed=0):
                 yield batch.select(columns).to_pylist()
+            advance(shard.size)
     except UserError as error:  # its advice names the key of a recipe
         raise UserError(str(error).replace("--text.text_field", "--text-field")) from None
 

@@ -137,7 +137,7 @@ def _records(path: Path) -> Iterator[Any]:
 
 def _whole(path: Path) -> bytes:
     pieces = []
-    for block in blocks(path, 0, 0, lambda amount: None):
+    for block in blocks(path, 0, 0):
         if block.wrong:
             raise UserError(f"{path}: {block.detail or 'a line that is too long'}; copy it again")
         pieces.append(block.data)

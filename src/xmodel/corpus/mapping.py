@@ -146,9 +146,7 @@ def stages_for(job: Job, prepared: Prepared, shard: Shard) -> list[Stage]:
     return [*stages, signing]
 
 
-def process_shard(
-    job: Job, prepared: Prepared, shard: Shard, advance: Callable[[int], None] = lambda amount: None
-) -> None:
+def process_shard(job: Job, prepared: Prepared, shard: Shard) -> None:
     """Take one shard through its stages, unless it is done; safe to repeat, and to do twice at the same time.
 
     Raises:
@@ -164,7 +162,7 @@ def process_shard(
         documents = files.enter_context(_arrow_file(job.path(shard, "documents.arrow"), DOCUMENTS, "lz4"))
         signed = files.enter_context(_arrow_file(job.path(shard, "signatures.arrow"), SIGNATURES, None))
         record = files.enter_context(record_file(job.path(shard, "records.npy"), near)) if job.near else None
-        for batch in read_shard(shard, job.settings, job.seed, advance):
+        for batch in read_shard(shard, job.settings, job.seed):
             counts.add_read(batch)
             read_D = byte_lengths(batch["text"])
             for stage in stages:

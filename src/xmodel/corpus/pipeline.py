@@ -139,9 +139,10 @@ def _map(job: Job, todo: Sequence[Shard], run: workers.Runner, rank: int = 0, wo
     if not left:
         return
     prepared = prepare(job, todo, run, rank)
-    with progress("corpus: reading and filtering", len(own), "shards", len(own) - len(left)) as shown:
-        for _ in run(partial(process_shard, job, prepared), left):
-            shown.advance()
+    megabytes = sum(shard.size for shard in own) / 1e6, sum(shard.size for shard in own if shard not in left) / 1e6
+    with progress("corpus: reading and filtering", megabytes[0], "MB", megabytes[1]) as shown:
+        for shard, _ in run(partial(process_shard, job, prepared), left):
+            shown.advance(shard.size / 1e6)
 
 
 def _write(job: Job, todo: Sequence[Shard], run: workers.Runner, folder: Path) -> dict[str, Counts]:

@@ -76,14 +76,12 @@ def shards(settings: Corpus, seed: int) -> list[Shard]:
     return found
 
 
-def read_shard(
-    shard: Shard, settings: Corpus, seed: int, advance: sources.Advance = lambda amount: None
-) -> Iterator[pa.RecordBatch]:
+def read_shard(shard: Shard, settings: Corpus, seed: int) -> Iterator[pa.RecordBatch]:
     """The documents of a shard in bounded batches (schema: sources.SCHEMA)."""
     kind, place, source = in_order(settings)[shard.source]
     own = sources.Shard(shard.number, shard.pieces, shard.size)
     where = f"corpus.{kind}[{place}]"
-    yield from sources.read_shard(own, source, where, seed=seed, dirt=settings.dirt, advance=advance)
+    yield from sources.read_shard(own, source, where, seed=seed, dirt=settings.dirt)
 
 
 def has_sandbox(settings: Corpus) -> bool:

@@ -12,7 +12,7 @@ the source says `bad_rows: drop`, a row with a reason (rows.REASONS).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
@@ -29,9 +29,7 @@ from xmodel.errors import UserError
 from xmodel.recipe.settings import Corpus, Source
 
 __all__ = ["REASONS", "SANDBOX_DOCUMENTS", "SCHEMA", "SHARD_BYTES", "STDLIB_BYTES", "SUFFIXES", "Piece", "Shard"]
-__all__ += ["extent", "files", "input_files", "read", "read_shard", "shards", "split_code"]
-
-Advance = Callable[[int], None]
+__all__ += ["files", "input_files", "read", "read_shard", "shards", "split_code"]
 
 SANDBOX_DOCUMENTS = 20_000
 SHARD_BYTES = 64 << 20  # of input; a shard is closed when it holds this much
@@ -50,16 +48,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a source that is read by itself. `size` is in the unit of `extent`."""
+    """A part of a source that is read by itself. `size`: bytes on disk, documents of the sandbox, parts on the hub."""
 
     number: int
     pieces: tuple[Piece, ...]
     size: int
 
 
-def read(
-    source: Source, where: str, *, seed: int, dirt: float = 0.0, advance: Advance = lambda amount: None
-) -> Iterator[pa.RecordBatch]:
+def read(source: Source, where: str, *, seed: int, dirt: float = 0.0) -> Iterator[pa.RecordBatch]:
     """Read one source: its shards one after the other.
 
     Args:
@@ -67,14 +63,13 @@ def read(
         where: the source's place in the recipe ("corpus.sources[2]"), for messages.
         seed: of the sandbox.
         dirt: share of labelled dirt in a sandbox source.
-        advance: called with the amount of input consumed, in the unit of `extent`.
 
     Raises:
         UserError: nothing to read, or something that cannot be read; the message says where.
     """
     empty = True
     for shard in shards(source, where):
-        for batch in read_shard(shard, source, where, seed=seed, dirt=dirt, advance=advance):
+        for batch in read_shard(shard, source, where, seed=seed, dirt=dirt):
             empty = False
             yield batch
     if empty:
@@ -137,7 +132,6 @@ def read_shard(
     *,
     seed: int,
     dirt: float = 0.0,
-    advance: Advance = lambda amount: None,
 ) -> Iterator[pa.RecordBatch]:
     """Batches of one shard (schema: rows.SCHEMA); the same whoever reads it, and possibly none.
 
@@ -145,28 +139,27 @@ def read_shard(
     """
     intake = Intake(source, where)
     if source.reader == "sandbox":
-        found = gathered(_sandbox(shard, seed, dirt, advance), intake)
+        found = gathered(_sandbox(shard, seed, dirt), intake)
     elif source.reader in ("text", "code", "stdlib"):
         reader = stdlib_file if source.reader == "stdlib" else partial(text_file, intake=intake)
-        documents = (document for piece in shard.pieces for document in reader(Path(piece.path), advance=advance))
+        documents = (document for piece in shard.pieces for document in reader(Path(piece.path)))
         found = gathered(islice(documents, source.documents), intake)
     else:
-        found = (batch for piece in shard.pieces for batch in _records(piece, source, intake, advance))
+        found = (batch for piece in shard.pieces for batch in _records(piece, source, intake))
     yield from found if source.documents is None else _at_most(found, source.documents)
 
 
-def _records(piece: Piece, source: Source, intake: Intake, advance: Advance) -> Iterator[pa.RecordBatch]:
+def _records(piece: Piece, source: Source, intake: Intake) -> Iterator[pa.RecordBatch]:
     if is_hub_id(source, piece.path):
         yield from columnar.read_hub(source, piece.path, piece.start, piece.stop, intake)
-        advance(piece.stop - piece.start)
         return
     path = Path(piece.path)
     kind = _format(path, source)
     if kind == "arrow":
-        yield from columnar.read_arrow(path, intake, advance)
+        yield from columnar.read_arrow(path, intake)
     else:
         reader = columnar.read_parquet if kind == "parquet" else read_jsonl
-        yield from reader(path, piece.start, piece.stop, intake, advance)
+        yield from reader(path, piece.start, piece.stop, intake)
 
 
 def _format(path: Path, source: Source) -> str:
@@ -181,15 +174,6 @@ def _at_most(found: Iterator[pa.RecordBatch], limit: int) -> Iterator[pa.RecordB
         limit -= len(batch)
         if limit <= 0:
             return
-
-
-def extent(source: Source, where: str) -> tuple[int, str]:
-    """How much there is to read, and in which unit: for the progress bar."""
-    if source.reader == "sandbox":
-        return source.documents or SANDBOX_DOCUMENTS, "documents"
-    if any(is_hub_id(source, path) for path in source.paths):
-        return sum(shard.size for shard in shards(source, where)), "parts"
-    return sum(path.stat().st_size for path in files(source, where)), "bytes"
 
 
 def input_files(corpus: Corpus) -> list[Path]:
@@ -254,10 +238,9 @@ def _sandbox_pieces(source: Source, where: str) -> list[Piece]:
     return pieces
 
 
-def _sandbox(shard: Shard, seed: int, dirt: float, advance: Advance) -> Iterator[Document]:
+def _sandbox(shard: Shard, seed: int, dirt: float) -> Iterator[Document]:
     from xmodel.corpus import sandbox
 
     for piece in shard.pieces:
         for made in sandbox.documents(piece.path, piece.stop, seed, dirt, first=piece.start):
             yield made.id, made.text, None if made.label == "clean" else made.label, None
-            advance(1)

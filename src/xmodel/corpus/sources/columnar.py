@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,7 @@ def parquet_file(path: Path) -> pq.ParquetFile:
         raise UserError(f"{path}: cannot be read ({error.strerror or ' '.join(str(error).split())})") from None
 
 
-def read_parquet(
-    path: Path, start: int, stop: int, intake: Intake, advance: Callable[[int], None]
-) -> Iterator[pa.RecordBatch]:
+def read_parquet(path: Path, start: int, stop: int, intake: Intake) -> Iterator[pa.RecordBatch]:
     """Batches from the row groups [start, stop) of a Parquet file; 0, 0: all of them.
 
     An id that a row does not bring along is `FILE:ROW`, counted from 1. Only the columns of the field map are read.
@@ -51,8 +49,6 @@ def read_parquet(
         names = {name[0][0] for name in fields.paths} & set(file.schema_arrow.names)
         stop = stop or file.num_row_groups
         row = sum(file.metadata.row_group(group).num_rows for group in range(start))
-        share = path.stat().st_size / max(file.num_row_groups, 1)
-        consumed = round(start * share)
         for group in range(start, stop):
             held = file.metadata.row_group(group)
             each = max(held.total_byte_size // max(held.num_rows, 1), 1)
@@ -64,20 +60,16 @@ def read_parquet(
             except (pa.ArrowInvalid, OSError) as error:
                 problem = " ".join(str(error).split())[:120]
                 raise UserError(f"{path}: damaged after row {row} ({problem}); copy it again") from None
-            advance(round((group + 1) * share) - consumed)
-            consumed = round((group + 1) * share)
-        if file.num_row_groups == 0:
-            advance(path.stat().st_size)
 
 
-def read_arrow(path: Path, intake: Intake, advance: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+def read_arrow(path: Path, intake: Intake) -> Iterator[pa.RecordBatch]:
     """Batches from an Arrow file, in the stream format (what `datasets` writes) or the file format.
 
     Raises:
         UserError: not Arrow, damaged, or without the fields of the map.
     """
     fields = field_map(intake.source)
-    row, consumed = 0, 0
+    row = 0
     try:
         with pa.memory_map(str(path)) as stored:
             reader = arrow_batches(stored)
@@ -87,13 +79,9 @@ def read_arrow(path: Path, intake: Intake, advance: Callable[[int], None]) -> It
                     part = batch.slice(first, batches.BATCH_DOCUMENTS)
                     yield from rows(part, row, str(path), path.name, fields, intake)
                     row += len(part)
-                if stored.tell() > consumed:
-                    advance(stored.tell() - consumed)
-                    consumed = stored.tell()
     except (pa.ArrowInvalid, OSError) as error:
         problem = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: not an Arrow file, or damaged after row {row} ({problem})") from None
-    advance(path.stat().st_size - consumed)
 
 
 def arrow_batches(stored: pa.MemoryMappedFile) -> Any:

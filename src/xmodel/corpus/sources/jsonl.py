@@ -10,7 +10,7 @@ exactly one object. Whatever Arrow refuses, or finds no text in, is read again l
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,7 @@ from xmodel.corpus.sources.streams import Block, blocks
 MARK = b"\xef\xbb\xbf"  # byte order mark
 
 
-def read_jsonl(
-    path: Path, start: int, stop: int, intake: Intake, advance: Callable[[int], None]
-) -> Iterator[pa.RecordBatch]:
+def read_jsonl(path: Path, start: int, stop: int, intake: Intake) -> Iterator[pa.RecordBatch]:
     """Batches from the lines of a file that begin in [start, stop); 0, 0: all of it.
 
     An id that the record does not bring along is `FILE:LINE`, or in a part of a file `FILE@BYTE`.
@@ -39,7 +37,7 @@ def read_jsonl(
         UserError: unreadable, or a bad record that the source refuses.
     """
     reader = _Lines(path, stop > 0, intake)
-    for block in blocks(path, start, stop, advance):
+    for block in blocks(path, start, stop):
         yield from reader.batches(block)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from xmodel.corpus.batches import MAX_DOCUMENT_BYTES
@@ -22,13 +22,12 @@ STDLIB_SKIPPED = frozenset(
 )
 
 
-def text_file(path: Path, intake: Intake, advance: Callable[[int], None]) -> Iterator[Document]:
+def text_file(path: Path, intake: Intake) -> Iterator[Document]:
     r"""A text file as it is, but for a byte order mark and `\r\n`; its id is its path.
 
     Raises:
         UserError: it cannot be read; it is not UTF-8 or too large for one document, and the source refuses such.
     """
-    size = path.stat().st_size
     reason = None
     with opened(path) as stream:
         data = stream.read(MAX_DOCUMENT_BYTES + 1)
@@ -43,7 +42,6 @@ def text_file(path: Path, intake: Intake, advance: Callable[[int], None]) -> Ite
         reason = reason or intake.bad("not_utf8", str(path), message)
         text = data.decode("utf-8-sig", "replace")
     yield str(path), text.replace("\r\n", "\n"), None, reason
-    advance(size)
 
 
 # ── The running interpreter's standard library ───────────────────────────────────────────────────────────────────────
@@ -58,13 +56,12 @@ def stdlib_files() -> list[Path]:
     return sorted(found)
 
 
-def stdlib_file(path: Path, advance: Callable[[int], None]) -> Iterator[Document]:
+def stdlib_file(path: Path) -> Iterator[Document]:
     """A module, cut into documents of about `STDLIB_BYTES`."""
     root = Path(sysconfig.get_path("stdlib"))
     text = path.read_text(encoding="utf-8-sig")
     for number, part in enumerate(split_code(text, STDLIB_BYTES)):
         yield f"{path.relative_to(root).as_posix()}#{number}", part, None, None
-    advance(path.stat().st_size)
 
 
 # Where Python code may be cut, best first: before a definition of the module, of a class, at any empty line.

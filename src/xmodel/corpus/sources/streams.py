@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,25 +42,24 @@ def opened(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def blocks(path: Path, start: int, stop: int, advance: Callable[[int], None]) -> Iterator[Block]:
+def blocks(path: Path, start: int, stop: int) -> Iterator[Block]:
     """The lines of a file that begin in [start, stop), in blocks.
 
     Args:
         start, stop: bytes of a plain file; 0, 0: the whole file, the only choice for a compressed one.
-        advance: called with bytes consumed on disk.
 
     Raises:
         UserError: the file cannot be read.
     """
     with opened(path) as file:
         if path.suffix in COMPRESSED:
-            pieces = _gunzip(file, advance) if path.suffix == ".gz" else _unzstd(file, advance)
+            pieces = _gunzip(file) if path.suffix == ".gz" else _unzstd(file)
             yield from _whole_lines(pieces, 0)
         else:
             first = _line_start(file, start)
             last = _line_start(file, stop) if stop else None
             file.seek(first)
-            yield from _whole_lines(_plain(file, last, advance), first)
+            yield from _whole_lines(_plain(file, last), first)
 
 
 def _line_start(file: Any, position: int) -> int:
@@ -74,21 +73,19 @@ def _line_start(file: Any, position: int) -> int:
     return file.tell()
 
 
-def _plain(file: Any, stop: int | None, advance: Callable[[int], None]) -> Iterator[bytes]:
+def _plain(file: Any, stop: int | None) -> Iterator[bytes]:
     left = -1 if stop is None else stop - file.tell()
     while piece := file.read(READ if left < 0 else min(READ, left)):
         left -= len(piece) if left > 0 else 0
-        advance(len(piece))
         yield piece
         if left == 0:
             return
 
 
-def _gunzip(file: Any, advance: Callable[[int], None]) -> Iterator[bytes]:
+def _gunzip(file: Any) -> Iterator[bytes]:
     """Unpack the members of a gzip file (RFC 1952); zeros after a member are padding."""
     engine, inside = zlib.decompressobj(31), False  # gzip headers only
     while data := file.read(READ // 4):
-        advance(len(data))
         while data:
             if not inside:
                 engine, inside = zlib.decompressobj(31), True
@@ -105,9 +102,8 @@ def _gunzip(file: Any, advance: Callable[[int], None]) -> Iterator[bytes]:
         raise Damaged("truncated gzip, the end is missing")
 
 
-def _unzstd(file: Any, advance: Callable[[int], None]) -> Iterator[bytes]:
+def _unzstd(file: Any) -> Iterator[bytes]:
     stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
-    consumed = 0
     while True:
         try:
             piece = stream.read(READ // 16)  # what a failing call has unpacked is lost
@@ -115,8 +111,6 @@ def _unzstd(file: Any, advance: Callable[[int], None]) -> Iterator[bytes]:
             if "Truncated" in str(error):
                 raise Damaged("truncated zstd, the end is missing") from None
             raise Damaged(f"damaged zstd ({' '.join(str(error).split())})") from None
-        advance(file.tell() - consumed)
-        consumed = file.tell()
         if not piece:
             return
         yield piece
