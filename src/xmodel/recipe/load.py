@@ -17,7 +17,7 @@ from xmodel.errors import UserError
 from xmodel.recipe.checks import check
 from xmodel.recipe.convert import Reading, build
 from xmodel.recipe.presets import expand
-from xmodel.recipe.settings import Recipe
+from xmodel.recipe.settings import Recipe, source_lists
 from xmodel.recipe.tree import apply_overrides, read_tree
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # OWNER/NAME; a folder of that name comes before it
@@ -70,12 +70,7 @@ def _resolve_paths(recipe: Recipe, folder: Path, reading: Reading) -> None:
 
     corpus = recipe.corpus
     root = Path(absolute(written_in("corpus.root"), corpus.root)) if corpus.root else None
-    sections = {
-        "sources": corpus.sources,
-        "validation": corpus.validation,
-        "quality.reference": corpus.quality.reference,
-    }
-    for section, sources in sections.items():
+    for section, sources in source_lists(corpus).items():
         for index, source in enumerate(sources):
             base = root or written_in(f"corpus.{section}[{index}].paths")
             if source.reader in ("jsonl", "parquet", "text", "code"):

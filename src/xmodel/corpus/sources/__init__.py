@@ -26,7 +26,7 @@ from xmodel.corpus.sources.jsonl import read_jsonl
 from xmodel.corpus.sources.plain import STDLIB_BYTES, Document, split_code, stdlib_file, stdlib_files, text_file
 from xmodel.corpus.sources.rows import REASONS, SCHEMA, Intake, gathered
 from xmodel.errors import UserError
-from xmodel.recipe.settings import Corpus, Source
+from xmodel.recipe.settings import Corpus, Source, source_lists
 
 __all__ = ["REASONS", "SANDBOX_DOCUMENTS", "SCHEMA", "SHARD_BYTES", "STDLIB_BYTES", "SUFFIXES", "Piece", "Shard"]
 __all__ += ["files", "input_files", "read", "read_shard", "shards", "split_code"]
@@ -185,12 +185,7 @@ def input_files(corpus: Corpus) -> list[Path]:
     from xmodel.corpus.benchmarks import benchmark_files  # which reads with the readers of this folder
 
     found: set[Path] = set()
-    sections = {
-        "sources": corpus.sources,
-        "validation": corpus.validation,
-        "quality.reference": corpus.quality.reference,
-    }
-    for kind, sources in sections.items():
+    for kind, sources in source_lists(corpus).items():
         for index, source in enumerate(sources):
             found.update(files(source, f"corpus.{kind}[{index}]"))
     found.update(benchmark_files(corpus.benchmarks))
