@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xmodel.pretrain.parallel import Place
+from xmodel.recipe.settings import Pretrain
 from xmodel.tokens.order import DataOrder
 from xmodel.tokens.shards import open_sources, read_batch, validation_batches
 
@@ -51,3 +55,23 @@ class ValidationData:
         for tokens in self.windows[language][rank::world]:
             rows = torch.from_numpy(tokens)
             yield rows[:, :-1], rows[:, 1:]
+
+
+@contextmanager
+def prefetched(data: TrainingData, settings: Pretrain, place: Place, first: int) -> Iterator[Iterator[Tensor]]:
+    """This rank's batches of steps `first` + 1, ...: int64 [B, T + 1] on the device, read ahead in a thread."""
+
+    def read(step: int) -> Tensor:
+        rows_BT = torch.from_numpy(data.batch(step - 1, settings.global_batch, place.rank, place.world))
+        return rows_BT.pin_memory() if place.device.type == "cuda" else rows_BT
+
+    def batches() -> Iterator[Tensor]:
+        ahead: Future[Tensor] = reader.submit(read, first + 1)
+        for step in range(first + 1, settings.steps + 1):
+            rows_BT = ahead.result()
+            if step < settings.steps:
+                ahead = reader.submit(read, step + 1)
+            yield rows_BT.to(place.device, non_blocking=True)
+
+    with ThreadPoolExecutor(1) as reader:
+        yield batches()

@@ -7,31 +7,29 @@ and optimizer state after step n - 1 and of batch n, so a run that was killed go
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from xmodel.console import JsonLines, count, log, progress, read_json_lines
+from xmodel.console import count, log, progress
 from xmodel.errors import Interrupted, MachineError, UserError
-from xmodel.files import atomic_write, write_json
+from xmodel.files import write_json
 from xmodel.model.counts import flops_per_token, parameters
 from xmodel.model.transformer import Transformer, compile_model
 from xmodel.pretrain.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from xmodel.pretrain.data import TrainingData, ValidationData
+from xmodel.pretrain.data import TrainingData, ValidationData, prefetched
 from xmodel.pretrain.flops import peak_flops
+from xmodel.pretrain.metrics import Metrics
 from xmodel.pretrain.optim import clip_grad_norm, global_norm, guarded_step, make_optimizer
 from xmodel.pretrain.parallel import Place, accumulation, placed
 from xmodel.pretrain.schedule import learning_rate
+from xmodel.pretrain.stop import agreed_stop, stop_signal
+from xmodel.pretrain.validate import eager, validate
 from xmodel.recipe.settings import Recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -221,105 +219,3 @@ def dry_run(model: nn.Module, micro: int, length: int, device: torch.device) -> 
             f"pretrain.micro_batch: {micro} sequences of {length} tokens do not fit into memory; try a smaller one"
         ) from error
     log(f"pretrain: dry run passed in {time.perf_counter() - started:.1f}s")
-
-
-@contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, and no recompilation for its many shapes."""
-    model.eval()
-    torch.compiler.set_stance("force_eager")
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.compiler.set_stance("default")
-        model.train()
-
-
-def validate(model: Transformer, data: ValidationData, place: Place) -> list[dict[str, Any]]:
-    """Loss (nats per token) and bits per UTF-8 byte of the held-out text, by language; shared among the ranks."""
-    rows = []
-    for language in data.windows:
-        total = torch.zeros((), dtype=torch.float64, device=place.device)
-        for tokens_BT, targets_BT in data.batches(language, place.rank, place.world):
-            total += model.loss(tokens_BT.to(place.device), targets_BT.to(place.device))
-        nats = place.sum(total).item()
-        tokens, size = data.tokens[language], data.bytes[language]
-        rows.append({"language": language, "loss": nats / tokens, "bits_per_byte": nats / math.log(2) / size})
-    return rows
-
-
-@contextmanager
-def prefetched(data: TrainingData, settings: Any, place: Place, first: int) -> Iterator[Iterator[Tensor]]:
-    """This rank's batches of steps `first` + 1, ...: int64 [B, T + 1] on the device, read ahead in a thread."""
-
-    def read(step: int) -> Tensor:
-        rows_BT = torch.from_numpy(data.batch(step - 1, settings.global_batch, place.rank, place.world))
-        return rows_BT.pin_memory() if place.device.type == "cuda" else rows_BT
-
-    def batches() -> Iterator[Tensor]:
-        ahead: Future[Tensor] = reader.submit(read, first + 1)
-        for step in range(first + 1, settings.steps + 1):
-            rows_BT = ahead.result()
-            if step < settings.steps:
-                ahead = reader.submit(read, step + 1)
-            yield rows_BT.to(place.device, non_blocking=True)
-
-    with ThreadPoolExecutor(1) as reader:
-        yield batches()
-
-
-@contextmanager
-def stop_signal() -> Iterator[dict[str, bool]]:
-    """SIGTERM and Ctrl-C set a flag that the loop looks at between steps; a second Ctrl-C stops at once."""
-    stop = {"asked": False}
-
-    def ask(signum: int, frame: Any) -> None:
-        if stop["asked"] and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop["asked"] = True
-
-    old = {which: signal.signal(which, ask) for which in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for which, handler in old.items():
-            signal.signal(which, handler)
-
-
-def agreed_stop(stop: dict[str, bool], place: Place, meeting: bool) -> bool:
-    """Whether to stop after this step. Several ranks agree at meeting steps only: it costs them a collective."""
-    if place.world == 1:
-        return stop["asked"]
-    if not meeting:
-        return False
-    asked = torch.tensor(float(stop["asked"]), device=place.device)
-    return place.sum(asked).item() > 0
-
-
-class Metrics:
-    """metrics.jsonl, and TensorBoard where it is installed."""
-
-    def __init__(self, run_folder: Path, last_step: int, tensorboard: bool) -> None:
-        """Rows after `last_step` come from a process that was killed; they will be made again, and are removed."""
-        path = run_folder / "metrics.jsonl"
-        rows = read_json_lines(path)
-        kept = [row for row in rows if row["step"] <= last_step]
-        with atomic_write(path, "w") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-        self.lines = JsonLines(path)
-        self.board: Any = None
-        if tensorboard:
-            with contextlib.suppress(ImportError):
-                from torch.utils.tensorboard import SummaryWriter
-
-                self.board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=last_step + 1)
-
-    def write(self, row: dict[str, Any]) -> None:
-        self.lines.write(row)
-        if self.board is None:
-            return
-        name = "/".join(str(row[key]) for key in ("kind", "set", "language") if key in row)
-        for key, value in row.items():
-            if isinstance(value, int | float) and key not in ("step", "time"):
-                self.board.add_scalar(f"{name}/{key}", value, row["step"])
