@@ -161,12 +161,13 @@ def corpus_plan(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     from xmodel.corpus.mixture import plan, plan_table
     from xmodel.files import read_json
+    from xmodel.recipe.batches import samples_through
 
     opened = open_target(target, overrides, None)
     recipe, manifest = opened.recipe, opened.path("tokens", "manifest.json")
     counted = None
     if Path(target).is_dir() and manifest.exists():
         counted = {name: source["tokens"] for name, source in read_json(manifest)["train"].items()}
-    budget = recipe.pretrain.steps * recipe.pretrain.global_batch * recipe.model.context_length
+    budget = samples_through(recipe.pretrain.steps, recipe.pretrain) * recipe.model.context_length
     made = plan(recipe.corpus.sources, budget, counted)
     click.echo(json.dumps(asdict(made), ensure_ascii=False) if as_json else plan_table(made))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from xmodel.errors import MachineError
 from xmodel.files import read_json
 from xmodel.model.config import from_hf
 from xmodel.model.counts import parameters
-from xmodel.recipe.settings import Export, Model
+from xmodel.recipe.batches import samples_through
+from xmodel.recipe.settings import Export, Model, Pretrain
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 USE = """## Use
@@ -44,10 +46,11 @@ def model_card(run_folder: Path, checkpoint: Path, settings: Export) -> str:
     funnel = _optional(run_folder / "corpus" / "funnel.json")
     name = str(recipe.get("name") or run_folder.resolve().name)
     pretrain = recipe.get("pretrain") or {}
-    seen = step * pretrain["global_batch"] * model.context_length if step and "global_batch" in pretrain else None
+    train = Pretrain(**{field.name: pretrain[field.name] for field in fields(Pretrain) if field.name in pretrain})
+    seen = samples_through(step, train) * model.context_length if step and "global_batch" in pretrain else None
     languages = _languages(funnel)
     parts = [
-        _front_matter(name, settings.licence, languages, rows),
+        _front_matter(name, settings.licence, model, languages, rows),
         f"# {name}\n",
         _summary(model, languages, step, seen),
         USE,
@@ -80,13 +83,15 @@ def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
     return "\n".join(lines) + "\n"
 
 
-def _front_matter(name: str, licence: str, languages: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+def _front_matter(
+    name: str, licence: str, model: Model, languages: Sequence[str], rows: Sequence[dict[str, Any]]
+) -> str:
     matter: dict[str, Any] = {
         "language": list(languages),
         "license": licence,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["xmodel-lm", "llama", "pretrained"],
+        "tags": ["xmodel-lm", "qwen3" if model.qk_norm else "llama", "pretrained"],
     }
     if listed := [_index_entry(row) for row in rows if _is_headline(row)]:
         matter["model-index"] = [{"name": name, "results": listed}]
@@ -114,10 +119,11 @@ def _index_entry(row: dict[str, Any]) -> dict[str, Any]:
 
 def _summary(model: Model, languages: Sequence[str], step: int | None, seen: int | None) -> str:
     spoken = " and ".join(LANGUAGES.get(language, language) for language in languages)
+    shape = "Qwen3" if model.qk_norm else "Llama"
     trained = f" Trained on {count(seen)} tokens ({step:,} steps)." if seen and step else ""
     return (
         f"A base language model of {count(parameters(model)['total'])} parameters for {spoken} text, pretrained from "
-        f"scratch with Xmodel-LM. It has the shape of Llama and needs no code of its own.{trained}\n"
+        f"scratch with Xmodel-LM. It has the shape of {shape} and needs no code of its own.{trained}\n"
     )
 
 
@@ -207,9 +213,10 @@ def _training(run_folder: Path, recipe: dict[str, Any], step: int | None, seen: 
         rows.append(["tokens", f"{seen:,}"])
     if pretrain:
         warmup, peak, final = (pretrain.get(key) for key in ("warmup_steps", "peak_lr", "final_lr"))
+        method = "Muon for the blocks' matrices, else AdamW" if pretrain.get("optimizer") == "muon" else "AdamW"
         rows += [
             ["sequences in a step", pretrain.get("global_batch")],
-            ["optimizer", f"AdamW, betas {pretrain.get('beta1')} and {pretrain.get('beta2')}"],
+            ["optimizer", f"{method}, betas {pretrain.get('beta1')} and {pretrain.get('beta2')}"],
             ["weight decay, gradient clip", f"{pretrain.get('weight_decay')}, {pretrain.get('clip')}"],
             ["learning rate", f"{warmup} steps up to {peak}, then {pretrain.get('schedule')} to {final}"],
             ["precision", pretrain.get("precision")],

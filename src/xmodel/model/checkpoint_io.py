@@ -17,6 +17,7 @@ from xmodel.model.config import from_hf, to_hf
 from xmodel.model.transformer import Transformer
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+AVERAGE = "average.safetensors"  # in a checkpoint of a run with `pretrain.average`: what is evaluated and exported
 DERIVED = ".rotary_emb.inv_freq"  # old Llama checkpoints store the rotary frequencies, which follow from the config
 
 
@@ -33,11 +34,12 @@ def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = Non
 
 
 def load_model(
-    folder: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    folder: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", average: bool = True
 ) -> Transformer:
     """A model from a folder with config.json and model.safetensors (or shards with an index), in evaluation mode.
 
     Args:
+        average: take the averaged weights where the folder has them; False: those that training goes on with.
         dtype: of parameters and of `compute_dtype`.
 
     Raises:
@@ -52,7 +54,7 @@ def load_model(
         model = Transformer(config)
     expected = model.state_dict()
     state: dict[str, Tensor] = {}
-    for name, tensor in read_tensors(folder):
+    for name, tensor in read_tensors(folder, average):
         if name.endswith(DERIVED) or (config.tied_embeddings and name == "lm_head.weight"):
             continue
         if name not in expected:
@@ -69,9 +71,11 @@ def load_model(
     return model.eval()
 
 
-def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(folder: Path, average: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a folder's safetensors files, one after another, on the CPU."""
-    if (folder / INDEX).is_file():
+    if average and (folder / AVERAGE).is_file():
+        files = [AVERAGE]
+    elif (folder / INDEX).is_file():
         files = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
     elif (folder / WEIGHTS).is_file():
         files = [WEIGHTS]

@@ -1,4 +1,7 @@
-"""Our model settings to and from Hugging Face's `config.json` of LlamaForCausalLM. Plain dictionaries, no torch."""
+"""Our model settings to and from Hugging Face's `config.json` of LlamaForCausalLM, or Qwen3ForCausalLM with QK-norm.
+
+Plain dictionaries, no torch.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from xmodel.recipe.settings import Model
 
 
 def to_hf(model: Model, *, bos_id: int = 1, eos_id: int = 2) -> dict[str, Any]:
-    """The `config.json` that makes a checkpoint folder a LlamaForCausalLM.
+    """The `config.json` that makes a checkpoint folder a LlamaForCausalLM; with `qk_norm`, a Qwen3ForCausalLM.
 
     Both spellings of the rotary base are written: `rope_parameters` is read by transformers 5, `rope_theta` by
     transformers 4 and by most inference engines. `context_length` is ours; engines pass over it.
     """
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": ["Qwen3ForCausalLM" if model.qk_norm else "LlamaForCausalLM"],
+        "model_type": "qwen3" if model.qk_norm else "llama",
         "vocab_size": model.vocab_size,
         "hidden_size": model.hidden,
         "intermediate_size": model.ffn,
@@ -42,7 +45,7 @@ def to_hf(model: Model, *, bos_id: int = 1, eos_id: int = 2) -> dict[str, Any]:
 
 
 def from_hf(config: dict[str, Any]) -> Model:
-    """The settings of a Llama `config.json`; what it leaves out has transformers' default.
+    """The settings of a Llama or Qwen3 `config.json`; what it leaves out has transformers' default.
 
     Raises:
         UserError: a field is missing, or asks for something that this model does not do (biases, scaled rotary
@@ -59,11 +62,13 @@ def from_hf(config: dict[str, Any]) -> Model:
         raise UserError(
             f"config.json: {missing} is missing; it should be the config.json of a Llama checkpoint"
         ) from None
-    if hidden % heads or config.get("head_dim") not in (None, hidden // heads):
-        raise refuse(f"head_dim {config.get('head_dim')} with hidden_size {hidden} and {heads} heads")
+    qwen3 = config.get("model_type") == "qwen3"
+    head_size = config.get("head_dim", 128 if qwen3 else None)
+    if hidden % heads or head_size not in (None, hidden // heads):
+        raise refuse(f"head_dim {head_size} with hidden_size {hidden} and {heads} heads")
     if config.get("hidden_act", "silu") != "silu":
         raise refuse(f"hidden_act {config['hidden_act']!r}")
-    for bias in ("attention_bias", "mlp_bias"):
+    for bias in ("attention_bias", "mlp_bias", "use_sliding_window"):
         if config.get(bias):
             raise refuse(f"{bias} true")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -84,4 +89,5 @@ def from_hf(config: dict[str, Any]) -> Model:
         norm_eps=float(config.get("rms_norm_eps", 1e-6)),
         init_std=float(config.get("initializer_range", 0.02)),
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        qk_norm=qwen3,
     )

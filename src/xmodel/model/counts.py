@@ -19,6 +19,7 @@ def parameters(model: Model) -> dict[str, int]:
     attention = 2 * model.hidden * model.hidden + 2 * model.hidden * kv  # q, o; k, v
     matrices = model.layers * (attention + 3 * model.hidden * model.ffn)
     norms = (2 * model.layers + 1) * model.hidden
+    norms += 2 * model.layers * (model.hidden // model.heads) if model.qk_norm else 0
     table = model.vocab_size * model.hidden
     embedding = table if model.tied_embeddings else 2 * table
     return {

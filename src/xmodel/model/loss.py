@@ -12,19 +12,24 @@ IGNORED = -100  # target of a position that carries no loss
 # Legend: N tokens, R rows of one chunk, D hidden, V vocabulary.
 
 
-def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float = 0.0) -> Tensor:
     """Sum over the N tokens of -log softmax(x · weightᵀ)[target], in nats.
+
+    With a `z_loss` the gradient is that of the sum plus z_loss · Σ log²Z, Z being the softmax's normaliser (PaLM, arXiv
+    2204.02311, section 5), which keeps logits from growing. The value stays the cross-entropy alone, so that losses of
+    runs with and without it compare.
 
     Args:
         x_ND: hidden states; their dtype is that of the matrix products.
         weight_VD: the head, of any floating dtype (float32 master weights stay float32).
         targets_N: int64 token ids; -100 carries no loss.
+        z_loss: weight of log²Z in the gradient.
 
     Returns:
         float32 scalar; zero when every target is -100.
     """
     wanted = torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad)  # off inside apply
-    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, wanted)
+    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, z_loss, wanted)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -32,7 +37,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     the graph, so the backward pass only has to scale them. Memory is R·V in place of N·V."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, wanted: bool) -> Tensor:
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float, wanted: bool) -> Tensor:
         (n, _), vocab, device = x_ND.shape, weight_VD.shape[0], x_ND.device
         head_VD = weight_VD.to(x_ND.dtype)
         rows = min(n, _rows_per_chunk(vocab, device))
@@ -53,6 +58,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             lse_R1 = logits_RV.amax(1, keepdim=True).float() - p_RV.amax(1, keepdim=True).log()
             total += ((lse_R1 - logits_RV.gather(1, index_R1)) * valid_R1).sum()
             if wanted:
+                if z_loss:
+                    p_RV *= 1 + 2 * z_loss * lse_R1  # the derivative of log²Z is 2 · logZ · softmax
                 p_RV.scatter_add_(1, index_R1, torch.full_like(index_R1, -1, dtype=torch.float32))
                 grad_RV = logits_RV.copy_(p_RV)  # softmax minus one-hot, in the dtype of the products
                 grad_x_ND[start : start + rows] = (grad_RV @ head_VD).mul_(valid_R1)
@@ -63,10 +70,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (scale,) = grad_outputs
         grad_x_ND, grad_weight_VD = ctx.saved_tensors
-        return grad_x_ND * scale, (grad_weight_VD * scale).to(ctx.weight_dtype), None, None
+        return grad_x_ND * scale, (grad_weight_VD * scale).to(ctx.weight_dtype), None, None, None
 
 
 def _rows_per_chunk(vocab: int, device: torch.device) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from xmodel.model.attention import causal_attention
 from xmodel.model.loss import linear_cross_entropy
+from xmodel.model.width import initial_std
 from xmodel.recipe.settings import Model
 
 
@@ -86,7 +87,7 @@ def project(x_BTD: Tensor, *weights: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention (arXiv 2305.13245)."""
+    """Causal grouped-query attention (arXiv 2305.13245); with `qk_norm` as in Qwen3 (arXiv 2505.09388)."""
 
     def __init__(self, config: Model) -> None:
         super().__init__()
@@ -95,11 +96,19 @@ class Attention(nn.Module):
         self.k_proj = Weight(self.kv_heads * self.head_size, config.hidden)
         self.v_proj = Weight(self.kv_heads * self.head_size, config.hidden)
         self.o_proj = Weight(config.hidden, config.hidden)
+        self.eps = config.norm_eps
+        if config.qk_norm:
+            self.q_norm, self.k_norm = Weight(self.head_size), Weight(self.head_size)
+        self.qk_norm = config.qk_norm
 
     def forward(self, x_BTD: Tensor, rotary_2TC: Tensor, layer: int, cache: KVCache | None) -> Tensor:
         qkv_BTO = project(x_BTD, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
         qkv_BTHC = qkv_BTO.unflatten(-1, (-1, self.head_size))
         qk_BTHC, v_BTKC = qkv_BTHC.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        if self.qk_norm:
+            q_BTHC, k_BTKC = qk_BTHC.split((self.heads, self.kv_heads), dim=2)
+            q_BTHC = rms_norm(q_BTHC, self.q_norm.weight, self.eps, x_BTD.dtype)
+            qk_BTHC = torch.cat((q_BTHC, rms_norm(k_BTKC, self.k_norm.weight, self.eps, x_BTD.dtype)), dim=2)
         q_BTHC, k_BTKC = rotate(qk_BTHC, rotary_2TC).split((self.heads, self.kv_heads), dim=2)
         q_BHTC, k_BKSC, v_BKSC = (heads.transpose(1, 2) for heads in (q_BTHC, k_BTKC, v_BTKC))
         if cache is not None:
@@ -167,6 +176,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.z_loss = 0.0
         self.compiled_block: Callable[..., Tensor] | None = None  # set by compile_model
         self.model = Decoder(config)
         if not config.tied_embeddings:
@@ -183,14 +193,14 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Matrices from N(0, init_std), norms 1. Drawn on the CPU in parameter order: the same on every device."""
+        """Matrices from N(0, `initial_std`), norms 1. Drawn on the CPU in parameter order: the same on every device."""
         generator = torch.Generator("cpu").manual_seed(seed)
-        for parameter in self.parameters():
+        for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1.0)
             else:
                 values = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
-                parameter.copy_(values.normal_(0.0, self.config.init_std, generator=generator))
+                parameter.copy_(values.normal_(0.0, initial_std(name, self.config), generator=generator))
 
     def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Final hidden states, normed and ready for the head: [B, T, D] in `compute_dtype`.
@@ -227,7 +237,8 @@ class Transformer(nn.Module):
         """Logits [B, T, V] in `compute_dtype` ([B, 1, V] with `last_only`); with targets the loss, see `loss`."""
         hidden_BTD = self.hidden(tokens_BT, cache)
         if targets_BT is not None:
-            return linear_cross_entropy(hidden_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+            hidden_ND, targets_N = hidden_BTD.flatten(0, 1), targets_BT.flatten()
+            return linear_cross_entropy(hidden_ND, self.head_weight, targets_N, self.z_loss)
         return self.head(hidden_BTD[:, -1:] if last_only else hidden_BTD)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xmodel.pretrain.parallel import Place
+from xmodel.recipe.batches import batch_size, samples_before
 from xmodel.recipe.settings import Pretrain
 from xmodel.tokens.order import DataOrder
 from xmodel.tokens.shards import open_sources, read_batch, validation_batches
@@ -32,9 +33,10 @@ class TrainingData:
         windows = {name: source.n_windows(sequence_length) for name, source in self.sources.items()}
         self.order = DataOrder(windows, {name: weights[name] for name in windows}, seed)
 
-    def batch(self, step: int, global_batch: int, rank: int, world: int) -> np.ndarray:
-        """int64 [global_batch / world, sequence_length + 1]: this rank's rows of step `step` (from 0 on)."""
-        return read_batch(self.sources, self.order.batch(step, global_batch, rank, world), self.sequence_length)
+    def batch(self, step: int, settings: Pretrain, rank: int, world: int) -> np.ndarray:
+        """int64 [batch_size / world, sequence_length + 1]: this rank's rows of step `step` (from 1 on)."""
+        samples = self.order.samples(samples_before(step, settings), batch_size(step, settings), rank, world)
+        return read_batch(self.sources, samples, self.sequence_length)
 
 
 class ValidationData:
@@ -62,7 +64,7 @@ def prefetched(data: TrainingData, settings: Pretrain, place: Place, first: int)
     """This rank's batches of steps `first` + 1, ...: int64 [B, T + 1] on the device, read ahead in a thread."""
 
     def read(step: int) -> Tensor:
-        rows_BT = torch.from_numpy(data.batch(step - 1, settings.global_batch, place.rank, place.world))
+        rows_BT = torch.from_numpy(data.batch(step, settings, place.rank, place.world))
         return rows_BT.pin_memory() if place.device.type == "cuda" else rows_BT
 
     def batches() -> Iterator[Tensor]:

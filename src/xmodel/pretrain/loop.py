@@ -21,15 +21,18 @@ from xmodel.errors import Interrupted, MachineError, UserError
 from xmodel.files import write_json
 from xmodel.model.counts import flops_per_token, parameters
 from xmodel.model.transformer import Transformer, compile_model
+from xmodel.pretrain.average import in_place_of_weights, start_average, update_average
+from xmodel.pretrain.branch import branch_point
 from xmodel.pretrain.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from xmodel.pretrain.data import TrainingData, ValidationData, prefetched
 from xmodel.pretrain.flops import peak_flops
 from xmodel.pretrain.metrics import Metrics
-from xmodel.pretrain.optim import clip_grad_norm, global_norm, guarded_step, make_optimizer
+from xmodel.pretrain.optim import clip_grad_norm, global_norm, guarded_step, make_optimizer, set_learning_rate
 from xmodel.pretrain.parallel import Place, accumulation, placed
-from xmodel.pretrain.schedule import learning_rate
+from xmodel.pretrain.schedule import learning_rate, stable_end
 from xmodel.pretrain.stop import agreed_stop, stop_signal
 from xmodel.pretrain.validate import eager, validate
+from xmodel.recipe.batches import samples_through
 from xmodel.recipe.settings import Recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -64,13 +67,16 @@ def _train(
     passes, micro = accumulation(settings, place.world), settings.micro_batch
     tokens_per_step = settings.global_batch * shape.context_length
 
+    def tokens_through(step: int) -> int:
+        return samples_through(step, settings) * shape.context_length
+
     # ---- model, optimizer, data -------------------------------------------------------------------------------------
     dtype = DTYPES[settings.precision]
     model = Transformer(shape)
     model.init_weights(recipe.seed)
     model.to(device)
-    model.compute_dtype = dtype
-    optimizer = make_optimizer(model, settings)
+    model.compute_dtype, model.z_loss = dtype, settings.z_loss
+    optimizer, average = make_optimizer(model, settings), start_average(model, settings)
     weights = {source.name: source.weight for source in recipe.corpus.sources}
     data = TrainingData(tokens_folder, weights, recipe.seed, shape.context_length)
     validation = ValidationData(tokens_folder, shape.context_length, settings.eval_tokens, micro)
@@ -81,9 +87,10 @@ def _train(
     if found is not None and settings.resume == "never":
         raise UserError(f"pretrain.resume: never, but {found} exists; use resume=auto or another run directory")
     state = {"step": 0, "interval": [0.0, 0.0], "skipped_steps": 0}
+    found = found or branch_point(recipe, tokens_folder)
     if found is not None:
-        state = load_checkpoint(found, model, optimizer)
-        log(f"pretrain: goes on from {found.name}")
+        state = load_checkpoint(found, model, optimizer, average)
+        log(f"pretrain: goes on from {found}")
     first = state["step"]
     metrics = Metrics(run_folder, first if found else -1, settings.tensorboard) if place.first else None
     loss_sum, applied = state["interval"]  # of the steps since the last log line; the first rank keeps the sum
@@ -93,7 +100,8 @@ def _train(
     # ---- compile, distribute, dry run -------------------------------------------------------------------------------
     peak, peak_source = peak_flops(device, dtype)
     flops_palm, flops_causal = flops_per_token(shape, shape.context_length)
-    expected_seconds = flops_causal * tokens_per_step * (settings.steps - first) / (0.3 * peak * place.world)
+    tokens_left = tokens_through(settings.steps) - tokens_through(first)
+    expected_seconds = flops_causal * tokens_left / (0.3 * peak * place.world)
     compiled = settings.compile == "on" or (settings.compile == "auto" and expected_seconds > COMPILE_SECONDS)
     if compiled:
         compile_model(model)
@@ -112,12 +120,12 @@ def _train(
     optimizer.zero_grad()
 
     def evaluate(step: int) -> dict[str, float]:
-        with eager(model):
+        with eager(model), in_place_of_weights(average, model):
             rows = [{"kind": "validation", **row} for row in validate(model, validation, place)]
             rows += [{"kind": "score", **row} for row in score(model)] if place.first else []
         if metrics is not None:
             for row in rows:
-                metrics.write(row | {"step": step, "tokens": step * tokens_per_step, "time": time.time()})
+                metrics.write(row | {"step": step, "tokens": tokens_through(step), "time": time.time()})
         heldout = (row for row in rows if row["kind"] == "validation")
         return {f"{key}_{row['language']}": row[key] for row in heldout for key in ("loss", "bits_per_byte")}
 
@@ -125,41 +133,43 @@ def _train(
         losses = place.sum(interval[:1].clone())
         if place.first:
             partial = {"interval": [losses.item(), interval[1].item()], "skipped_steps": int(skipped.item())}
-            save_checkpoint(folder, step, model, optimizer, partial, settings.keep)
+            save_checkpoint(folder, step, model, optimizer, partial, settings.keep, average)
+            if step == branching:  # to branch other lengths from; retention does not reach it there
+                save_checkpoint(folder / "before-decay", step, model, optimizer, partial, 1, average)
 
+    branching = stable_end(settings) if settings.schedule == "wsd" else 0
     last = evaluate(0) if first == 0 else {}
     with (
         progress("pretrain", settings.steps, "steps", done=first) as shown,
         prefetched(data, settings, place, first) as batches,
     ):
-        interval_started, timed_steps = time.perf_counter(), 0
+        interval_started, interval_step = time.perf_counter(), first
         for step in range(first + 1, settings.steps + 1):
             # ---- the step -------------------------------------------------------------------------------------------
             rate = learning_rate(step, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch_BT = next(batches)
+            set_learning_rate(optimizer, rate)
+            rows_PBT = next(batches).split(micro)
+            step_tokens = tokens_through(step) - tokens_through(step - 1)
             step_loss = torch.zeros((), dtype=torch.float32, device=device)
-            for index in range(passes):
-                rows_BT = batch_BT[index * micro : (index + 1) * micro]
-                with shared.no_sync() if shared and index < passes - 1 else contextlib.nullcontext():
-                    loss = trained(rows_BT[:, :-1], targets_BT=rows_BT[:, 1:]) / tokens_per_step
+            for index, rows_BT in enumerate(rows_PBT, start=1):
+                with shared.no_sync() if shared and index < len(rows_PBT) else contextlib.nullcontext():
+                    loss = trained(rows_BT[:, :-1], targets_BT=rows_BT[:, 1:]) / step_tokens
                     (loss * place.world).backward()  # DistributedDataParallel averages over ranks; the loss is a sum
                 step_loss += loss.detach()
             grad_norm = clip_grad_norm(model.parameters(), settings.clip)
             guarded_step(optimizer, grad_norm)
             optimizer.zero_grad()
+            update_average(average, model, step, settings)
             finite = torch.isfinite(grad_norm)  # of the averaged gradients, so all ranks agree; never read by the host
             interval += torch.stack((torch.where(finite, step_loss, 0.0), finite.float()))
             skipped += ~finite
-            timed_steps += 1
 
             # ---- now and then ---------------------------------------------------------------------------------------
             end = step == settings.steps
             if step % settings.log_every == 0 or end:
                 loss_sum, applied = place.sum(interval[:1].clone()).item(), interval[1].item()
                 seconds = time.perf_counter() - interval_started
-                speed = timed_steps * tokens_per_step / seconds
+                speed = (tokens_through(step) - tokens_through(interval_step)) / seconds
                 if not applied:
                     raise MachineError(
                         f"step {step}: no finite gradient since the last log line; lower pretrain.peak_lr"
@@ -171,7 +181,7 @@ def _train(
                         {
                             "kind": "train",
                             "step": step,
-                            "tokens": step * tokens_per_step,
+                            "tokens": tokens_through(step),
                             "loss": mean_loss,
                             "lr": rate,
                             "grad_norm": grad_norm.item(),
@@ -185,19 +195,19 @@ def _train(
                         }
                     )
                 interval.zero_()
-                interval_started, timed_steps = time.perf_counter(), 0
+                interval_started, interval_step = time.perf_counter(), step
             shown.advance(1)
             stopping = agreed_stop(stop, place, step % settings.log_every == 0)
             paused = time.perf_counter()
             if end or (settings.eval_every and step % settings.eval_every == 0):
                 last = evaluate(step)
-            if end or stopping or step % settings.save_every == 0:
+            if end or stopping or step == branching or step % settings.save_every == 0:
                 save(step)
             interval_started += time.perf_counter() - paused  # throughput is of training alone
             if stopping and not end:
                 raise Interrupted(f"stopped at step {step}, which is saved; the same command goes on")
     figures = {key: round(value, 4) for key, value in last.items()}
-    summary = {"step": settings.steps, "tokens": settings.steps * tokens_per_step} | figures
+    summary = {"step": settings.steps, "tokens": tokens_through(settings.steps)} | figures
     if place.first:
         write_json(folder / "summary.json", summary)
     return summary

@@ -1,4 +1,4 @@
-"""AdamW as the paper uses it, and norms and clipping that never make the host wait for the device."""
+"""AdamW as the paper uses it (or Muon), and norms and clipping that never make the host wait for the device."""
 
 from __future__ import annotations
 
@@ -7,25 +7,46 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from xmodel.model.transformer import Transformer
+from xmodel.model.width import kind, rate_factor
+from xmodel.pretrain.muon import Muon
 from xmodel.recipe.settings import Pretrain
 
 
-def make_optimizer(model: nn.Module, settings: Pretrain) -> torch.optim.AdamW:
+def make_optimizer(model: Transformer, settings: Pretrain) -> torch.optim.AdamW:
     """AdamW with decoupled weight decay on the matrices (2-D and more, both embeddings included), none on the norms.
 
-    The fused kernel is used on CPU and CUDA alike: one pass over weights, gradients and moments. The learning rate is
-    `peak_lr` until the caller sets `group["lr"]`.
+    The fused kernel is used on CPU and CUDA alike: one pass over weights, gradients and moments. With `optimizer: muon`
+    the matrices of the blocks are Muon's. A group's `rate_factor` is what its learning rate is multiplied by (1 unless
+    `model.width_base` is set); what the decay takes from a weight in a step does not depend on it (arXiv 2203.03466,
+    appendix B.3).
     """
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        muon = settings.optimizer == "muon" and kind(name) == "hidden"
+        factor = rate_factor(name, model.config, muon)
+        decay = settings.weight_decay / factor if p.dim() >= 2 else 0.0
+        groups.setdefault((decay, factor, muon), []).append(p)
+    options = [
+        {"params": params, "weight_decay": decay, "rate_factor": factor, "muon": muon}
+        | ({"momentum": settings.muon_momentum} if muon else {})
+        for (decay, factor, muon), params in groups.items()
     ]
-    fused = all(p.device.type in ("cpu", "cuda") for p in matrices)
-    return torch.optim.AdamW(
-        groups, lr=settings.peak_lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=fused
+    optimizer = (Muon if settings.optimizer == "muon" else torch.optim.AdamW)(
+        options,
+        lr=settings.peak_lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        fused=all(p.device.type in ("cpu", "cuda") for p in model.parameters()),
     )
+    set_learning_rate(optimizer, settings.peak_lr)
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the step's learning rate, times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_factor"]
 
 
 @torch.no_grad()

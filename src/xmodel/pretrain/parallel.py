@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from xmodel.errors import UserError
+from xmodel.recipe.batches import batch_sizes
 from xmodel.recipe.settings import Pretrain
 
 
@@ -59,20 +61,22 @@ def placed(settings: Pretrain) -> Iterator[Place]:
 
 
 def accumulation(settings: Pretrain, world: int) -> int:
-    """Forward passes per device and step.
+    """Forward passes per device and step (of `global_batch`: the stages of a batch warm-up have fewer).
 
     Raises:
-        UserError: global_batch is not micro_batch × world × a whole number; names micro-batches that fit.
+        UserError: a batch is not micro_batch × world × a whole number; names micro-batches that fit.
     """
-    batch, micro = settings.global_batch, settings.micro_batch
-    if batch % world:
-        raise UserError(f"pretrain.global_batch: {batch} sequences cannot be shared equally by {world} processes")
-    if (batch // world) % micro:
-        share = batch // world
-        fitting = [size for size in range(1, share + 1) if share % size == 0]
-        near = sorted(sorted(fitting, key=lambda size: abs(size - micro))[:3])
-        raise UserError(
-            f"pretrain.micro_batch: {micro} does not divide the {share} sequences of each of {world} processes "
-            f"(global_batch {batch}); {', '.join(map(str, near))} would"
-        )
-    return batch // world // micro
+    micro, sizes = settings.micro_batch, batch_sizes(settings)
+    for batch in sizes:
+        name = "global_batch" if batch == settings.global_batch else "batch_warmup"
+        if batch % world:
+            raise UserError(f"pretrain.{name}: {batch} sequences cannot be shared equally by {world} processes")
+        if (batch // world) % micro:
+            share = math.gcd(*(size // world for size in sizes))
+            fitting = [size for size in range(1, share + 1) if share % size == 0]
+            near = sorted(sorted(fitting, key=lambda size: abs(size - micro))[:3])
+            raise UserError(
+                f"pretrain.micro_batch: {micro} does not divide the {batch // world} sequences of each of {world} "
+                f"processes ({name} {batch}); {', '.join(map(str, near))} would"
+            )
+    return settings.global_batch // world // micro

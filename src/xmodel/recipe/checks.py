@@ -157,6 +157,7 @@ def _check_pretrain(recipe: Recipe, reading: Reading) -> None:
         reading.report(
             "pretrain.micro_batch", f"{train.micro_batch} does not divide the global_batch of {train.global_batch}"
         )
+    _check_options(recipe, reading)
     if wrong(train.warmup_steps > train.steps, "warmup_steps", "steps"):
         reading.report(
             "pretrain.warmup_steps", f"{number(train.warmup_steps)} is more than the {number(train.steps)} steps"
@@ -166,3 +167,68 @@ def _check_pretrain(recipe: Recipe, reading: Reading) -> None:
     for name in ("beta1", "beta2"):
         if wrong(getattr(train, name) >= 1, name):
             reading.report(f"pretrain.{name}", "must be less than 1")
+
+
+def _check_options(recipe: Recipe, reading: Reading) -> None:
+    """The options that are off by default: what each needs, and what does nothing together."""
+    train, model = recipe.pretrain, recipe.model
+
+    def problem(condition: bool, text: str, first: str, *others: str) -> None:
+        if condition and reading.sound(first, *others):
+            reading.report(first, text)
+
+    wsd = train.schedule == "wsd"
+    problem(
+        bool(train.decay_steps) and not wsd,
+        f"belongs to schedule: wsd; a {train.schedule} schedule has none",
+        "pretrain.decay_steps",
+        "pretrain.schedule",
+    )
+    problem(
+        wsd and train.warmup_steps + train.decay_steps > train.steps,
+        f"with warmup_steps ({number(train.warmup_steps)}) is more than the {number(train.steps)} steps",
+        "pretrain.decay_steps",
+        "pretrain.steps",
+        "pretrain.warmup_steps",
+    )
+    problem(
+        bool(train.batch_warmup) and not train.batch_warmup_steps,
+        "is 0; give the steps of each stage of batch_warmup",
+        "pretrain.batch_warmup_steps",
+        "pretrain.batch_warmup",
+    )
+    problem(
+        bool(train.batch_warmup_steps) and not train.batch_warmup,
+        "is given, but batch_warmup is empty; give the smaller batches, as in [210, 420]",
+        "pretrain.batch_warmup_steps",
+        "pretrain.batch_warmup",
+    )
+    stages = train.batch_warmup
+    problem(
+        [*stages, train.global_batch] != sorted([*stages, train.global_batch]),
+        f"must grow, up to the global_batch of {train.global_batch}",
+        "pretrain.batch_warmup",
+        "pretrain.global_batch",
+    )
+    indivisible = [size for size in stages if size % train.micro_batch]
+    problem(
+        bool(indivisible),
+        f"{', '.join(map(str, indivisible))} cannot be divided by the micro_batch of {train.micro_batch}",
+        "pretrain.batch_warmup",
+        "pretrain.micro_batch",
+    )
+    problem(
+        len(stages) * train.batch_warmup_steps >= train.steps and bool(stages),
+        f"takes {number(len(stages) * train.batch_warmup_steps)} of the {number(train.steps)} steps",
+        "pretrain.batch_warmup",
+        "pretrain.batch_warmup_steps",
+        "pretrain.steps",
+    )
+    problem(train.average_decay >= 1, "must be less than 1", "pretrain.average_decay")
+    problem(train.muon_momentum >= 1, "must be less than 1", "pretrain.muon_momentum")
+    problem(
+        bool(model.width_base) and model.tied_embeddings,
+        "needs an output head of its own: with tied_embeddings one matrix would need two initial sizes and two rates",
+        "model.width_base",
+        "model.tied_embeddings",
+    )

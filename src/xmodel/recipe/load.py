@@ -59,7 +59,7 @@ def _finish(recipe: Recipe, folder: Path, reading: Reading) -> Recipe:
 
 
 def _resolve_paths(recipe: Recipe, folder: Path, reading: Reading) -> None:
-    """Make corpus.root and the sources' paths absolute, each from the folder of the file that it was written in."""
+    """Make all paths (corpus.root, sources, other runs) absolute, each from the folder of the file that has it."""
 
     def written_in(path: str) -> Path:
         place = reading.place(path)
@@ -86,4 +86,6 @@ def _resolve_paths(recipe: Recipe, folder: Path, reading: Reading) -> None:
         local = absolute(written_in("tokenizer.path"), tokenizer.path)
         on_hub = HUB_ID.fullmatch(tokenizer.path.partition("@")[0]) and not Path(local).exists()
         tokenizer.path = tokenizer.path if on_hub else local
+    if recipe.pretrain.branch_from:
+        recipe.pretrain.branch_from = absolute(written_in("pretrain.branch_from"), recipe.pretrain.branch_from)
     corpus.root = str(root or os.path.normpath(folder.absolute()))

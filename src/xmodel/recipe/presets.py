@@ -66,6 +66,7 @@ def parameters(model: Model) -> int:
     """Trainable weights of a resolved shape: embeddings, blocks without biases, norms (xl: 1,188,136,960)."""
     kv_width = model.hidden // model.heads * model.kv_heads
     attention = 2 * model.hidden * model.hidden + 2 * model.hidden * kv_width
-    block = attention + 3 * model.hidden * model.ffn + 2 * model.hidden
+    norms = 2 * model.hidden + (2 * (model.hidden // model.heads) if model.qk_norm else 0)
+    block = attention + 3 * model.hidden * model.ffn + norms
     embeddings = model.vocab_size * model.hidden * (1 if model.tied_embeddings else 2)
     return embeddings + model.layers * block + model.hidden

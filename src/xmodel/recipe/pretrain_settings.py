@@ -1,5 +1,6 @@
 """Settings of the training loop: `pretrain:` in a recipe."""
 
+# ruff: noqa: RUF009 - `setting` makes a field; it is not a default shared by instances
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ class Pretrain:
     peak_lr: float = setting(6e-4, "highest learning rate", least=0)
     final_lr: float = setting(6e-5, "learning rate at the last step", least=0)
     warmup_steps: int = setting(2_000, "steps of linear warm-up", least=0)
-    schedule: Literal["cosine", "constant"] = setting("cosine", "shape of the learning rate after the warm-up")
+    schedule: Literal["cosine", "constant", "wsd"] = setting(
+        "cosine", "shape of the learning rate after the warm-up; wsd: constant, then a decay over the last steps"
+    )
     beta1: float = setting(0.9, "AdamW's first decay", least=0, most=1)
     beta2: float = setting(0.95, "AdamW's second decay", least=0, most=1)
     eps: float = setting(1e-8, "AdamW's epsilon", least=0)
@@ -42,3 +45,26 @@ class Pretrain:
         "auto", "auto: go on from the newest whole checkpoint; never: refuse if there is one", identity=False
     )
     tensorboard: bool = setting(True, "write TensorBoard events where tensorboard is installed", identity=False)
+    # ---- options that the successors proved, each off by default (docs/pretrain-options.md) ----
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw", "muon: the blocks' matrices by Muon; embeddings, head and norms stay with AdamW"
+    )
+    muon_momentum: float = setting(0.95, "Muon's (Nesterov) momentum", least=0, most=1)
+    decay_steps: int = setting(0, "last steps, in which wsd decays to final_lr; 0: a fifth of the steps", least=0)
+    decay_shape: Literal["linear", "cosine", "sqrt"] = setting(
+        "sqrt", "how wsd decays; sqrt: 1 - sqrt(share of the decay that is done)"
+    )
+    branch_from: str = setting(
+        "", "a checkpoint of another run, from which this one goes on: the same recipe up to that step. Empty: none"
+    )
+    batch_warmup: list[int] = setting(
+        [],
+        "smaller global batches to begin with, each for batch_warmup_steps steps; [210, 420] say. Empty: none",
+        least=1,
+    )
+    batch_warmup_steps: int = setting(0, "steps of each stage of batch_warmup", least=0)
+    z_loss: float = setting(0.0, "weight of log(Z)^2 in the gradient, which keeps logits small; 1e-4 say", least=0)
+    average: Literal["none", "ema"] = setting(
+        "none", "evaluate and export an average of the weights; ema: exponential moving average over the steps"
+    )
+    average_decay: float = setting(0.99, "what the average keeps of itself at each step", least=0, most=1)

@@ -119,6 +119,13 @@ class Model:
     norm_eps: float = setting(1e-5, "epsilon of RMSNorm", least=0)
     init_std: float = setting(0.02, "standard deviation of the initial weights", least=0)
     tied_embeddings: bool = setting(False, "share the input and output embedding")
+    # ---- options that the successors proved, each off by default (docs/pretrain-options.md) ----
+    qk_norm: bool = setting(False, "RMSNorm of each query and key head; the checkpoint is then a Qwen3")
+    width_base: int = setting(
+        0,
+        "hidden size at which peak_lr and init_std were tuned; those of other widths follow (muP). 0: used as they are",
+        least=0,
+    )
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xmodel.recipe.batches import samples_through
 from xmodel.recipe.presets import parameters
 from xmodel.recipe.settings import Recipe
 
@@ -19,7 +20,7 @@ def check_summary(recipe: Recipe) -> list[tuple[str, str]]:
     table = model.vocab_size * model.hidden
     outside = weights - table * (1 if model.tied_embeddings else 2)
     per_step = train.global_batch * model.context_length
-    total = train.steps * per_step
+    total = samples_through(train.steps, train) * model.context_length
     matmul = weights - (0 if model.tied_embeddings else table)
     flops = total * (6 * matmul + 12 * model.layers * model.hidden * model.context_length)
     heads = f"{model.heads} heads ({model.kv_heads} key/value)"

@@ -13,6 +13,7 @@ from xmodel.console import read_json_lines
 from xmodel.errors import MachineError, UserError
 from xmodel.files import PARTIAL, read_json
 from xmodel.recipe import presets, settings
+from xmodel.recipe.batches import samples_through
 from xmodel.report.numbers import known
 
 SAMPLES = "samples.json"
@@ -128,11 +129,11 @@ def parameters(recipe: dict[str, Any]) -> tuple[int, int] | None:
 
 def planned_tokens(run: Run) -> int:
     """Tokens that the recipe asks for; 0 where it does not say."""
-    factors = [
-        run.setting(*path)
-        for path in (("pretrain", "steps"), ("pretrain", "global_batch"), ("model", "context_length"))
-    ]
-    return int(factors[0] * factors[1] * factors[2]) if all(map(known, factors)) else 0
+    given, length = run.recipe.get("pretrain") or {}, run.setting("model", "context_length")
+    if not all(known(value) for value in (given.get("steps"), given.get("global_batch"), length)):
+        return 0
+    train = settings.Pretrain(**{f.name: given[f.name] for f in fields(settings.Pretrain) if f.name in given})
+    return int(samples_through(train.steps, train) * length)
 
 
 def _json(path: Path, otherwise: Any) -> Any:

@@ -22,9 +22,10 @@ def recipe(run: Run) -> Html:
     pairs: list[tuple[object, object]] = []
     if sizes:
         heads = f"{shape['heads']} query and {shape['kv_heads']} key/value heads"
+        family = "Qwen3" if model.get("qk_norm") else "Llama"
         embeddings = "tied" if model.get("tied_embeddings") else "untied"
         pairs += [
-            ("Model", f"Llama: {shape['layers']} layers, width {shape['hidden']}, SwiGLU {shape['ffn']}, {heads}"),
+            ("Model", f"{family}: {shape['layers']} layers, width {shape['hidden']}, SwiGLU {shape['ffn']}, {heads}"),
             ("Vocabulary", f"{shape['vocab_size']} pieces, {embeddings} embeddings"),
             ("Parameters", f"{count(sizes[0])}, of them {count(sizes[1])} outside the embeddings"),
         ]
@@ -39,13 +40,14 @@ def recipe(run: Run) -> Html:
         falls = (
             f"{train.get('schedule')} to {train.get('final_lr')}" if train.get("schedule") != "constant" else "constant"
         )
+        method = "Muon and AdamW" if train.get("optimizer") == "muon" else "AdamW"
         decays = f"β {train.get('beta1')} and {train.get('beta2')}, weight decay {train.get('weight_decay')}"
         pairs += [
             (
                 "Learning rate",
                 f"{count(train.get('warmup_steps'))} steps of warm-up to {train.get('peak_lr')}, then {falls}",
             ),
-            ("Optimizer", f"AdamW, {decays}, gradient norm clipped at {train.get('clip')}"),
+            ("Optimizer", f"{method}, {decays}, gradient norm clipped at {train.get('clip')}"),
             ("Arithmetic", f"{train.get('precision')}, compile {train.get('compile')}, device {train.get('device')}"),
         ]
     pairs.append(("Seed", run.recipe.get("seed", DASH)))

@@ -128,8 +128,11 @@ class DataOrder:
 
     def batch(self, step: int, global_batch: int, rank: int, world: int) -> list[Sample]:
         """Rank's share of a step: rows rank, rank + world, ... So every world size trains on the same global batch."""
-        first = step * global_batch
-        return self._samples(np.arange(first + rank, first + global_batch, world))
+        return self.samples(step * global_batch, global_batch, rank, world)
+
+    def samples(self, first: int, count: int, rank: int, world: int) -> list[Sample]:
+        """Rank's share of samples `first` to `first + count`: every `world`-th, from the `rank`-th on."""
+        return self._samples(np.arange(first + rank, first + count, world))
 
     def _samples(self, samples: np.ndarray) -> list[Sample]:
         source, epoch, window = (column.tolist() for column in self.locate(samples))
