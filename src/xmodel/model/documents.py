@@ -69,7 +69,7 @@ def document_mask(starts_BT: Tensor, dtype: torch.dtype, compiled: bool) -> Docu
 
 
 def block_mask(starts_BT: Tensor) -> BlockMask:
-    """FlexAttention's form of the mask: which blocks of 128 x 128 are empty, full or to be masked, made on the device."""
+    """FlexAttention's form of the mask: the blocks of 128 x 128 that are empty, full or mixed, made on the device."""
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (key >= starts_BT[batch, query])
