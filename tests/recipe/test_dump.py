@@ -68,6 +68,8 @@ def values(kind: Any, metadata: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(choices)
     if get_origin(kind) is list:
         return st.lists(values(choices[0], metadata), max_size=3)
+    if get_origin(kind) is dict:
+        return st.dictionaries(TEXT.filter(bool), values(choices[1], metadata), max_size=3)
     if kind is int:
         return st.integers(int(least or 0), int(most or 10**17))
     if kind is float:

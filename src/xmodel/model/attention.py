@@ -12,7 +12,7 @@ from torch import Tensor
 BLOCK = 64  # queries handled at once by the CPU path: their scores stay in the cache
 
 # Legend: B sequences, T queries, S keys, H query heads, K key/value heads, G = H / K, C head size; R = G·(queries of a
-# block), n = B·K, e keys that a block sees.
+# block), Q queries of a block, n = B·K, e keys that a block sees.
 
 
 def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor) -> Tensor:
@@ -38,26 +38,29 @@ def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor) -> Tensor:
 # the effect on a step). Here a block's queries of all heads that share a key are the rows of one product, the scores of
 # a block live only until the next, and the backward pass makes them again, so memory grows with T, not with T².
 # A custom operator, so that torch.compile takes it as it is.
+#
+# starts_BT, when given, is the first position of each position's document (documents.py): a query sees nothing before
+# it, and a block begins with the earliest key that any of its queries sees.
 
 
 @torch.library.custom_op("xmodel::blocked_attention", mutates_args=())
-def blocked_attention(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
+def blocked_attention(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, starts_BT: Tensor | None = None) -> Tensor:
     q_nGTC, k_nTC, v_nTC = _grouped(q_BHTC, k_BKTC, v_BKTC)
     groups = q_nGTC.shape[1]
     batch, heads, length, size = q_BHTC.shape
     out_BTHC = q_BHTC.new_empty(batch, length, heads, size)
     out_nGTC = out_BTHC.view(batch, length, -1, groups, size).permute(0, 2, 3, 1, 4)
     for start in range(0, length, BLOCK):
-        end = min(start + BLOCK, length)
-        p_nRe = _probabilities(q_nGTC, k_nTC, start, end)
-        out = torch.bmm(p_nRe, v_nTC[:, :end])
+        end, first = min(start + BLOCK, length), _first_key(starts_BT, start)
+        p_nRe = _probabilities(q_nGTC, k_nTC, first, start, end, starts_BT)
+        out = torch.bmm(p_nRe, v_nTC[:, first:end])
         out_nGTC[:, :, :, start:end] = out.view(batch, -1, groups, end - start, size)
     return out_BTHC.transpose(1, 2)
 
 
 @torch.library.custom_op("xmodel::blocked_attention_backward", mutates_args=())
 def blocked_attention_backward(
-    grad_BHTC: Tensor, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor
+    grad_BHTC: Tensor, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, starts_BT: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     q_nGTC, k_nTC, v_nTC = _grouped(q_BHTC, k_BKTC, v_BKTC)
     n, groups, length, size = q_nGTC.shape
@@ -65,14 +68,14 @@ def blocked_attention_backward(
     dq_nGTC = torch.empty_like(q_nGTC)
     dk_nTC, dv_nTC = (torch.zeros_like(k_nTC, dtype=torch.float32) for _ in range(2))  # sums over the blocks
     for start in range(0, length, BLOCK):
-        end = min(start + BLOCK, length)
-        p_nRe = _probabilities(q_nGTC, k_nTC, start, end)
+        end, first = min(start + BLOCK, length), _first_key(starts_BT, start)
+        p_nRe = _probabilities(q_nGTC, k_nTC, first, start, end, starts_BT)
         grad_nRC, q_nRC = (x[:, :, start:end].reshape(n, -1, size) for x in (grad_nGTC, q_nGTC))
-        dp_nRe = torch.bmm(grad_nRC, v_nTC[:, :end].mT)
+        dp_nRe = torch.bmm(grad_nRC, v_nTC[:, first:end].mT)
         ds_nRe = torch.ops.aten._softmax_backward_data(dp_nRe, p_nRe, -1, p_nRe.dtype)
-        dq_nGTC[:, :, start:end] = torch.bmm(ds_nRe, k_nTC[:, :end]).view(n, groups, end - start, size)
-        dk_nTC[:, :end] += torch.bmm(ds_nRe.mT, q_nRC)
-        dv_nTC[:, :end] += torch.bmm(p_nRe.mT, grad_nRC)
+        dq_nGTC[:, :, start:end] = torch.bmm(ds_nRe, k_nTC[:, first:end]).view(n, groups, end - start, size)
+        dk_nTC[:, first:end] += torch.bmm(ds_nRe.mT, q_nRC)
+        dv_nTC[:, first:end] += torch.bmm(p_nRe.mT, grad_nRC)
     dq_nGTC *= 1 / math.sqrt(size)
     return (
         dq_nGTC.view(q_BHTC.shape),
@@ -89,32 +92,42 @@ def _grouped(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Te
     return q_nGTC, k_BKTC.reshape(n, length, size), v_BKTC.reshape(n, length, size)
 
 
-def _probabilities(q_nGTC: Tensor, k_nTC: Tensor, start: int, end: int) -> Tensor:
-    """Attention weights of queries start..end over keys 0..end, [n, R, e]."""
+def _first_key(starts_BT: Tensor | None, query: int) -> int:
+    """The earliest key that a query, or one after it, sees in any sequence: documents begin one after another."""
+    return 0 if starts_BT is None else int(starts_BT[:, query].min())
+
+
+def _probabilities(q_nGTC: Tensor, k_nTC: Tensor, first: int, start: int, end: int, starts_BT: Tensor | None) -> Tensor:
+    """Attention weights of queries start..end over keys first..end, [n, R, e]."""
     n, groups, _, size = q_nGTC.shape
-    scores_nRe = torch.bmm(q_nGTC[:, :, start:end].reshape(n, -1, size), k_nTC[:, :end].mT)
-    future = torch.full((end - start, end - start), -math.inf, dtype=q_nGTC.dtype).triu(1)
-    scores_nRe.view(n, groups, end - start, end)[..., start:] += future
+    scores_nRe = torch.bmm(q_nGTC[:, :, start:end].reshape(n, -1, size), k_nTC[:, first:end].mT)
+    future_QQ = torch.full((end - start, end - start), -math.inf, dtype=q_nGTC.dtype).triu(1)
+    scores_nRe.view(n, groups, end - start, end - first)[..., start - first :] += future_QQ
+    if starts_BT is not None:
+        earlier_BQe = torch.arange(first, end) < starts_BT[:, start:end, None]
+        scores_nRe.view(len(starts_BT), -1, end - start, end - first).masked_fill_(earlier_BQe[:, None], -math.inf)
     return torch.softmax(scores_nRe, dim=-1)
 
 
 @blocked_attention.register_fake
-def _(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
+def _(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, starts_BT: Tensor | None = None) -> Tensor:
     batch, heads, length, size = q_BHTC.shape
     return q_BHTC.new_empty(batch, length, heads, size).transpose(1, 2)
 
 
 @blocked_attention_backward.register_fake
-def _(grad_BHTC: Tensor, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    grad_BHTC: Tensor, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, starts_BT: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(x.new_empty(x.shape) for x in (q_BHTC, k_BKTC, v_BKTC))  # type: ignore[return-value]
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad_BHTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.ops.xmodel.blocked_attention_backward(grad_BHTC, *ctx.saved_tensors)
+def _backward(ctx: Any, grad_BHTC: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    return *torch.ops.xmodel.blocked_attention_backward(grad_BHTC, *ctx.saved_tensors), None
 
 
 blocked_attention.register_autograd(_backward, setup_context=_save)

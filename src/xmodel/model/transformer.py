@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodel.model.attention import causal_attention
+from xmodel.model.documents import DocumentMask, document_attention, document_mask
 from xmodel.model.loss import linear_cross_entropy
 from xmodel.model.width import initial_std
 from xmodel.recipe.settings import Model
@@ -101,7 +102,9 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = Weight(self.head_size), Weight(self.head_size)
         self.qk_norm = config.qk_norm
 
-    def forward(self, x_BTD: Tensor, rotary_2TC: Tensor, layer: int, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rotary_2TC: Tensor, layer: int, cache: KVCache | None, documents: DocumentMask | None
+    ) -> Tensor:
         qkv_BTO = project(x_BTD, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
         qkv_BTHC = qkv_BTO.unflatten(-1, (-1, self.head_size))
         qk_BTHC, v_BTKC = qkv_BTHC.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
@@ -113,7 +116,10 @@ class Attention(nn.Module):
         q_BHTC, k_BKSC, v_BKSC = (heads.transpose(1, 2) for heads in (q_BTHC, k_BTKC, v_BTKC))
         if cache is not None:
             k_BKSC, v_BKSC = cache.append(layer, k_BKSC, v_BKSC)
-        out_BHTC = causal_attention(q_BHTC, k_BKSC, v_BKSC)
+        if documents is None:
+            out_BHTC = causal_attention(q_BHTC, k_BKSC, v_BKSC)
+        else:
+            out_BHTC = document_attention(q_BHTC, k_BKSC, v_BKSC, documents)
         return F.linear(out_BHTC.transpose(1, 2).flatten(2), self.o_proj.weight.to(x_BTD.dtype))
 
 
@@ -143,10 +149,16 @@ class Block(nn.Module):
         self.post_attention_layernorm = Weight(config.hidden)
 
     def forward(
-        self, x_BTD: Tensor, rotary_2TC: Tensor, dtype: torch.dtype, layer: int = 0, cache: KVCache | None = None
+        self,
+        x_BTD: Tensor,
+        rotary_2TC: Tensor,
+        dtype: torch.dtype,
+        layer: int = 0,
+        cache: KVCache | None = None,
+        documents: DocumentMask | None = None,
     ) -> Tensor:
         normed_BTD = rms_norm(x_BTD, self.input_layernorm.weight, self.eps, dtype)
-        x_BTD = x_BTD + self.self_attn(normed_BTD, rotary_2TC, layer, cache)
+        x_BTD = x_BTD + self.self_attn(normed_BTD, rotary_2TC, layer, cache, documents)
         normed_BTD = rms_norm(x_BTD, self.post_attention_layernorm.weight, self.eps, dtype)
         return x_BTD + self.mlp(normed_BTD)
 
@@ -202,13 +214,16 @@ class Transformer(nn.Module):
                 values = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
                 parameter.copy_(values.normal_(0.0, initial_std(name, self.config), generator=generator))
 
-    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None, starts_BT: Tensor | None = None) -> Tensor:
         """Final hidden states, normed and ready for the head: [B, T, D] in `compute_dtype`.
 
         Args:
             tokens_BT: int64 token ids. With a cache they follow the `cache.length` tokens already in it.
             cache: is appended to; its capacity and the position table must hold all tokens.
+            starts_BT: first position of each token's document (documents.py); attention then stays within documents.
+                Without a cache only.
         """
+        assert cache is None or starts_BT is None
         past, new = cache.length if cache is not None else 0, tokens_BT.shape[1]
         limit = min(self.rotary.shape[1], cache.capacity) if cache is not None else self.rotary.shape[1]
         if past + new > limit:
@@ -218,11 +233,14 @@ class Transformer(nn.Module):
         rotary_2TC = self.rotary[:, past : past + new]
         x_BTD = F.embedding(tokens_BT, self.model.embed_tokens.weight)
         compiled = self.compiled_block if self.training and torch.is_grad_enabled() else None
+        documents = None
+        if starts_BT is not None:
+            documents = document_mask(starts_BT, self.compute_dtype, compiled is not None)
         for layer, block in enumerate(self.model.layers):
             if compiled is not None:
-                x_BTD = compiled(block, x_BTD, rotary_2TC, self.compute_dtype)
+                x_BTD = compiled(block, x_BTD, rotary_2TC, self.compute_dtype, 0, None, documents)
             else:
-                x_BTD = block(x_BTD, rotary_2TC, self.compute_dtype, layer, cache)
+                x_BTD = block(x_BTD, rotary_2TC, self.compute_dtype, layer, cache, documents)
         if cache is not None:
             cache.length += new
         return rms_norm(x_BTD, self.model.norm.weight, self.config.norm_eps, self.compute_dtype)
@@ -232,22 +250,27 @@ class Transformer(nn.Module):
         return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
     def forward(
-        self, tokens_BT: Tensor, cache: KVCache | None = None, last_only: bool = False, targets_BT: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        cache: KVCache | None = None,
+        last_only: bool = False,
+        targets_BT: Tensor | None = None,
+        starts_BT: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, T, V] in `compute_dtype` ([B, 1, V] with `last_only`); with targets the loss, see `loss`."""
-        hidden_BTD = self.hidden(tokens_BT, cache)
+        hidden_BTD = self.hidden(tokens_BT, cache, starts_BT)
         if targets_BT is not None:
             hidden_ND, targets_N = hidden_BTD.flatten(0, 1), targets_BT.flatten()
             return linear_cross_entropy(hidden_ND, self.head_weight, targets_N, self.z_loss)
         return self.head(hidden_BTD[:, -1:] if last_only else hidden_BTD)
 
-    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor, starts_BT: Tensor | None = None) -> Tensor:
         """Summed cross-entropy in nats, a float32 scalar; targets of -100 carry no loss. Never holds all logits.
 
         Goes through `forward`, so that a wrapper which overrides it (DistributedDataParallel) can do the same:
         `ddp(tokens_BT, targets_BT=targets_BT)`.
         """
-        return self(tokens_BT, targets_BT=targets_BT)
+        return self(tokens_BT, targets_BT=targets_BT, starts_BT=starts_BT)
 
 
 def compile_model(model: Transformer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,27 +11,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodel.model.documents import model_inputs
 from xmodel.pretrain.parallel import Place
 from xmodel.recipe.batches import batch_size, samples_before
 from xmodel.recipe.settings import Pretrain
-from xmodel.tokens.order import DataOrder
-from xmodel.tokens.shards import open_sources, read_batch, validation_batches
+from xmodel.tokens.order import DataOrder, epochs
+from xmodel.tokens.packing import open_packed
+from xmodel.tokens.shards import Windows, open_sources, read_batch, validation_batches
 
 
 class TrainingData:
     """The training tokens in the run's order. No state: a batch follows from its step number."""
 
-    def __init__(self, folder: Path, weights: Mapping[str, float], seed: int, sequence_length: int) -> None:
-        """Map the shards of every source that has a weight.
+    def __init__(
+        self,
+        folder: Path,
+        mixture: Sequence[tuple[int, Mapping[str, float]]],
+        seed: int,
+        sequence_length: int,
+        packing: str = "concatenate",
+    ) -> None:
+        """Map the shards of every source that has a weight at any time.
+
+        Args:
+            mixture: (first sample, weights of the sources) of each stretch of the run; the first begins with sample 0.
+            packing: "concatenate" or "best_fit", as `pretrain.packing`.
 
         Raises:
             UserError: a source is shorter than one sequence.
             MachineError: a shard is missing or has another size than the manifest says.
         """
         self.sequence_length = sequence_length
-        self.sources = {name: source for name, source in open_sources(folder).items() if weights.get(name)}
-        windows = {name: source.n_windows(sequence_length) for name, source in self.sources.items()}
-        self.order = DataOrder(windows, {name: weights[name] for name in windows}, seed)
+        used = {name for _, weights in mixture for name, weight in weights.items() if weight}
+        opened: Mapping[str, Windows]
+        opened = open_packed(folder, sequence_length, used) if packing == "best_fit" else open_sources(folder)
+        self.sources = {name: source for name, source in opened.items() if name in used}
+        self.windows = {name: source.n_windows(sequence_length) for name, source in self.sources.items()}
+        (_, first), *phases = [
+            (start, {name: weight for name, weight in weights.items() if name in used}) for start, weights in mixture
+        ]
+        self.order = DataOrder(self.windows, first, seed, phases)
+
+    def epochs(self, samples: int) -> dict[str, float]:
+        """How often a run of so many samples goes through each source."""
+        return epochs(self.order, self.windows, samples)
 
     def batch(self, step: int, settings: Pretrain, rank: int, world: int) -> np.ndarray:
         """int64 [batch_size / world, sequence_length + 1]: this rank's rows of step `step` (from 1 on)."""
@@ -42,21 +65,37 @@ class TrainingData:
 class ValidationData:
     """The held-out windows, the same at every evaluation, held in memory."""
 
-    def __init__(self, folder: Path, sequence_length: int, most_tokens: int, batch: int) -> None:
+    def __init__(
+        self, folder: Path, sequence_length: int, most_tokens: int, batch: int, document_end: int | None = None
+    ) -> None:
+        """Read the windows of every language; `document_end` as for `model_inputs`: validated as trained."""
+        self.document_end = document_end
         self.windows: dict[str, list[np.ndarray]] = {}
         self.tokens: dict[str, int] = {}  # targets scored, by language
         self.bytes: dict[str, int] = {}  # UTF-8 bytes of text that these targets stand for
         for language in sorted(open_sources(folder, "validation")):
             found = list(validation_batches(folder, language, sequence_length, most_tokens, batch))
             self.windows[language] = [tokens for tokens, _ in found]
-            self.tokens[language] = sum(tokens[:, 1:].size for tokens in self.windows[language])
+            self.tokens[language] = sum(
+                int((inputs["targets_BT"] >= 0).sum()) for inputs in self.batches(language, rank=0, world=1)
+            )
             self.bytes[language] = sum(size for _, size in found)
 
-    def batches(self, language: str, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(inputs, targets), int64 [B, T] each: this rank's share of the windows."""
+    def batches(self, language: str, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
+        """The model's inputs for this rank's share of the windows."""
         for tokens in self.windows[language][rank::world]:
-            rows = torch.from_numpy(tokens)
-            yield rows[:, :-1], rows[:, 1:]
+            yield model_inputs(torch.from_numpy(tokens), self.document_end)
+
+
+def valid_targets(rows_BT1: Tensor, settings: Pretrain, document_end: int | None, place: Place) -> int | Tensor:
+    """How many targets of the global batch give loss, the same on all ranks; never read by the host.
+
+    Args:
+        rows_BT1: this rank's rows of the batch; each rank has as many.
+    """
+    if settings.packing == "concatenate" and document_end is None:
+        return rows_BT1[:, 1:].numel() * place.world
+    return place.sum((model_inputs(rows_BT1, document_end)["targets_BT"] >= 0).sum())
 
 
 @contextmanager

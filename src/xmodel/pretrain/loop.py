@@ -20,11 +20,12 @@ from xmodel.console import count, log, progress
 from xmodel.errors import Interrupted, MachineError, UserError
 from xmodel.files import write_json
 from xmodel.model.counts import flops_per_token, parameters
+from xmodel.model.documents import model_inputs
 from xmodel.model.transformer import Transformer, compile_model
 from xmodel.pretrain.average import in_place_of_weights, start_average, update_average
 from xmodel.pretrain.branch import branch_point
 from xmodel.pretrain.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from xmodel.pretrain.data import TrainingData, ValidationData, prefetched
+from xmodel.pretrain.data import TrainingData, ValidationData, prefetched, valid_targets
 from xmodel.pretrain.flops import peak_flops
 from xmodel.pretrain.metrics import Metrics
 from xmodel.pretrain.optim import clip_grad_norm, global_norm, guarded_step, make_optimizer, set_learning_rate
@@ -33,7 +34,9 @@ from xmodel.pretrain.schedule import learning_rate, stable_end
 from xmodel.pretrain.stop import agreed_stop, stop_signal
 from xmodel.pretrain.validate import eager, validate
 from xmodel.recipe.batches import samples_through
+from xmodel.recipe.phases import mixture
 from xmodel.recipe.settings import Recipe
+from xmodel.tokens.shards import end_id
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 COMPILE_SECONDS = 180  # torch.compile takes up to a minute: below three minutes of training it does not pay
@@ -77,9 +80,9 @@ def _train(
     model.to(device)
     model.compute_dtype, model.z_loss = dtype, settings.z_loss
     optimizer, average = make_optimizer(model, settings), start_average(model, settings)
-    weights = {source.name: source.weight for source in recipe.corpus.sources}
-    data = TrainingData(tokens_folder, weights, recipe.seed, shape.context_length)
-    validation = ValidationData(tokens_folder, shape.context_length, settings.eval_tokens, micro)
+    data = TrainingData(tokens_folder, mixture(recipe), recipe.seed, shape.context_length, settings.packing)
+    document_end = end_id(tokens_folder) if settings.document_mask else None
+    validation = ValidationData(tokens_folder, shape.context_length, settings.eval_tokens, micro, document_end)
 
     # ---- resume -----------------------------------------------------------------------------------------------------
     folder = run_folder / "checkpoints"
@@ -116,7 +119,9 @@ def _train(
         facts = {"device": device.type, "world": place.world, "precision": settings.precision, "compiled": compiled}
         facts |= {"micro_batch": micro, "peak_flops": peak, "peak_source": peak_source}
         metrics.write({"kind": "start", "step": first, "time": time.time()} | facts)
-    dry_run(trained, micro, shape.context_length, device)
+    epochs = data.epochs(samples_through(settings.steps, settings))
+    log(f"pretrain: epochs of the sources: {', '.join(f'{name} {times:.2f}' for name, times in epochs.items())}")
+    dry_run(trained, micro, shape.context_length, device, document_end)
     optimizer.zero_grad()
 
     def evaluate(step: int) -> dict[str, float]:
@@ -148,12 +153,13 @@ def _train(
             # ---- the step -------------------------------------------------------------------------------------------
             rate = learning_rate(step, settings)
             set_learning_rate(optimizer, rate)
-            rows_PBT = next(batches).split(micro)
-            step_tokens = tokens_through(step) - tokens_through(step - 1)
+            batch_BT = next(batches)
+            valid = valid_targets(batch_BT, settings, document_end, place)
+            rows_PBT = batch_BT.split(micro)
             step_loss = torch.zeros((), dtype=torch.float32, device=device)
             for index, rows_BT in enumerate(rows_PBT, start=1):
                 with shared.no_sync() if shared and index < len(rows_PBT) else contextlib.nullcontext():
-                    loss = trained(rows_BT[:, :-1], targets_BT=rows_BT[:, 1:]) / step_tokens
+                    loss = trained(**model_inputs(rows_BT, document_end)) / valid
                     (loss * place.world).backward()  # DistributedDataParallel averages over ranks; the loss is a sum
                 step_loss += loss.detach()
             grad_norm = clip_grad_norm(model.parameters(), settings.clip)
@@ -213,17 +219,17 @@ def _train(
     return summary
 
 
-def dry_run(model: nn.Module, micro: int, length: int, device: torch.device) -> None:
+def dry_run(model: nn.Module, micro: int, length: int, device: torch.device, document_end: int | None = None) -> None:
     """One forward and backward pass of full size before step 1: out of memory and compile errors show at once.
 
     Raises:
         UserError: the micro-batch does not fit.
     """
-    tokens_BT = torch.zeros(micro, length, dtype=torch.int64, device=device)
+    rows_BT = torch.zeros(micro, length + 1, dtype=torch.int64, device=device)
     started = time.perf_counter()
     try:
         with model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext():
-            (model(tokens_BT, targets_BT=tokens_BT) * 0).backward()
+            (model(**model_inputs(rows_BT, document_end)) * 0).backward()
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"pretrain.micro_batch: {micro} sequences of {length} tokens do not fit into memory; try a smaller one"

@@ -33,8 +33,8 @@ def validate(model: Transformer, data: ValidationData, place: Place) -> list[dic
     rows = []
     for language in data.windows:
         total = torch.zeros((), dtype=torch.float64, device=place.device)
-        for tokens_BT, targets_BT in data.batches(language, place.rank, place.world):
-            total += model.loss(tokens_BT.to(place.device), targets_BT.to(place.device))
+        for inputs in data.batches(language, place.rank, place.world):
+            total += model.loss(**{name: tensor.to(place.device) for name, tensor in inputs.items()})
         nats = place.sum(total).item()
         tokens, size = data.tokens[language], data.bytes[language]
         rows.append({"language": language, "loss": nats / tokens, "bits_per_byte": nats / math.log(2) / size})

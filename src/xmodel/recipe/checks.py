@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable, Mapping
 
 from xmodel.recipe.convert import Reading, number
 from xmodel.recipe.presets import PRESETS, Preset
@@ -56,7 +57,11 @@ def _check_corpus(corpus: Corpus, reading: Reading) -> None:
             if twin != path and source.name:
                 place = reading.place(twin)
                 reading.report(path, "has the same name as another source" + (f" ({place.label})" if place else ""))
-    _check_weights(corpus.sources, reading)
+    weights = {source.name: source.weight for source in corpus.sources}
+    numbers = {source.name: index for index, source in enumerate(corpus.sources)}
+    if len(weights) == len(corpus.sources):  # else a name stands twice, which is noted
+        none = [name for name, weight in weights.items() if not weight]
+        _check_weights(weights, "corpus.sources", lambda name: f"corpus.sources[{numbers[name]}].weight", none, reading)
     _check_quality(corpus.quality, reading)
 
 
@@ -101,18 +106,19 @@ def _check_source(source: Source, path: str, reading: Reading) -> None:
                 )
 
 
-def _check_weights(sources: list[Source], reading: Reading) -> None:
-    millionths = [round(source.weight * 1e6) for source in sources]
-    for index, (source, share) in enumerate(zip(sources, millionths, strict=True)):
-        if abs(source.weight * 1e6 - share) > 1e-5:
-            reading.report(f"corpus.sources[{index}].weight", f"{source.weight!r} has more than 6 decimals")
+def _check_weights(
+    weights: Mapping[str, float], path: str, path_of: Callable[[str], str], none: list[str], reading: Reading
+) -> None:
+    """That weights sum to 1 in whole millionths; `none`: sources without a weight, in case one was forgotten."""
+    for name, weight in weights.items():
+        if abs(weight * 1e6 - round(weight * 1e6)) > 1e-5:
+            reading.report(path_of(name), f"{weight!r} has more than 6 decimals")
             return
-    total = sum(millionths)
+    total = sum(round(weight * 1e6) for weight in weights.values())
     if total != 1_000_000:
         difference = f"{_millionths(abs(total - 1_000_000))} {'is missing' if total < 1_000_000 else 'too much'}"
-        none = [source.name for source in sources if not source.weight]
         hint = f"; {', '.join(none[:5])} has none" if none else ""
-        reading.report("corpus.sources", f"the weights sum to {_millionths(total)}, not to 1 ({difference}{hint})")
+        reading.report(path, f"the weights sum to {_millionths(total)}, not to 1 ({difference}{hint})")
 
 
 def _millionths(count: int) -> str:
@@ -167,6 +173,32 @@ def _check_pretrain(recipe: Recipe, reading: Reading) -> None:
     for name in ("beta1", "beta2"):
         if wrong(getattr(train, name) >= 1, name):
             reading.report(f"pretrain.{name}", "must be less than 1")
+    if train.document_mask and not recipe.tokens.bos and reading.sound("pretrain.document_mask", "tokens.bos"):
+        reading.report(
+            "pretrain.document_mask", "needs tokens.bos: without <s> nothing predicts the first token of a document"
+        )
+    if reading.sound("pretrain.phases", "pretrain.steps", "corpus.sources"):
+        _check_phases(recipe, reading)
+
+
+def _check_phases(recipe: Recipe, reading: Reading) -> None:
+    sources, before = [source.name for source in recipe.corpus.sources], 1
+    for index, phase in enumerate(recipe.pretrain.phases):
+        path = f"pretrain.phases[{index}]"
+        if phase.from_step > recipe.pretrain.steps:
+            steps = number(recipe.pretrain.steps)
+            reading.report(f"{path}.from_step", f"{number(phase.from_step)} is beyond the last of the {steps} steps")
+        elif phase.from_step <= before:
+            wanted = f"after step {number(before)}, where the one before begins" if index else "at step 2 or later"
+            reading.report(f"{path}.from_step", f"{number(phase.from_step)}: phases follow one another; begin {wanted}")
+        before = max(before, phase.from_step)
+        if unknown := [name for name in phase.weights if name not in sources]:
+            near = difflib.get_close_matches(unknown[0], sources, 1, 0.4)
+            hint = f"did you mean {near[0]}?" if near else f"the sources are {', '.join(sources[:20])}"
+            reading.report(f"{path}.weights.{unknown[0]}", f"no source of this name; {hint}")
+        else:
+            none = [name for name in sources if not phase.weights.get(name)]
+            _check_weights(phase.weights, f"{path}.weights", (f"{path}.weights." + "{}").format, none, reading)
 
 
 def _check_options(recipe: Recipe, reading: Reading) -> None:

@@ -139,6 +139,8 @@ def convert(kind: Any, node: Node, path: str, reading: Reading, bounds: Mapping[
         return None if node.empty else convert(choices[0], node, path, reading, bounds)
     if origin is list:
         return _list(choices[0], node, path, reading, bounds)
+    if origin is dict:
+        return _mapping(choices[1], node, path, reading, bounds)
     if not isinstance(node.value, str):
         return reading.refuse(path, f"expected {_wanted(kind)}, got {_seen(node)}")
     if node.empty:
@@ -167,6 +169,19 @@ def _list(kind: Any, node: Node, path: str, reading: Reading, bounds: Mapping[st
             reading.names[inner] = f"{path}.{name}"
         values.append(convert(kind, item, inner, reading, bounds))
     return INVALID if any(value is INVALID for value in values) else values
+
+
+def _mapping(kind: Any, node: Node, path: str, reading: Reading, bounds: Mapping[str, Any]) -> Any:
+    """Names that the user chooses, each with a value of one type."""
+    if node.empty:
+        return {}
+    if not isinstance(node.value, dict):
+        return reading.refuse(path, f"expected NAME: value pairs, got {_seen(node)}")
+    values = {}
+    for key, child in node.value.items():
+        reading.places[f"{path}.{key}"] = child.place
+        values[key] = convert(kind, child, f"{path}.{key}", reading, bounds)
+    return INVALID if any(value is INVALID for value in values.values()) else values
 
 
 def _int(text: str) -> int | None:

@@ -10,6 +10,19 @@ from xmodel.recipe.setting import setting
 
 
 @dataclass
+class Phase:
+    """A stretch of the run with other weights, as in a decay on the best text: up to the next one, or to the end."""
+
+    from_step: int = setting(0, "the first step of the phase", least=2)
+    weights: dict[str, float] = setting(
+        dict,
+        "share of the samples by source, as in {wiki: 0.6, books: 0.4}; they sum to 1, and who is not named gives none",
+        least=0,
+        most=1,
+    )
+
+
+@dataclass
 class Pretrain:
     """The training loop."""
 
@@ -68,3 +81,14 @@ class Pretrain:
         "none", "evaluate and export an average of the weights; ema: exponential moving average over the steps"
     )
     average_decay: float = setting(0.99, "what the average keeps of itself at each step", least=0, most=1)
+    # packing: how documents lie in windows, and a mixture that changes
+    packing: Literal["concatenate", "best_fit"] = setting(
+        "concatenate",
+        "concatenate: windows of one long array of documents; best_fit: documents that fit into a window are never cut",
+    )
+    document_mask: bool = setting(
+        False, "tokens attend within their own document only, and its end has no target; needs tokens.bos"
+    )
+    phases: list[Phase] = setting(
+        [], "from a step on the sources have other weights than in corpus.sources; each goes on where it stood"
+    )

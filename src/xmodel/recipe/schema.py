@@ -54,6 +54,8 @@ def _type(kind: Any, bounds: Mapping[str, Any], definitions: dict[str, Any]) -> 
         return {"enum": list(choices)}
     if get_origin(kind) is list:
         return {"type": "array", "items": _type(choices[0], bounds, definitions)}
+    if get_origin(kind) is dict:
+        return {"type": "object", "additionalProperties": _type(choices[1], bounds, definitions)}
     if dataclasses.is_dataclass(kind):
         assert isinstance(kind, type)
         if kind.__name__ not in definitions:
@@ -117,13 +119,15 @@ def _kind(kind: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in choices if choice)
     if get_origin(kind) is list:
         return f"list of {_kind(choices[0])}"
+    if get_origin(kind) is dict:
+        return f"{_kind(choices[1])} by name"
     return {int: "count", float: "number", bool: "true, false", str: "text"}.get(kind, f"{kind.__name__.lower()}s")
 
 
 def _shown(value: Any) -> str:
     if value is None:
         return "`null`"
-    if value == "" or value == []:
+    if value in ("", [], {}):
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

@@ -23,7 +23,7 @@ from xmodel.recipe.corpus_settings import (
     Source,
     source_lists,
 )
-from xmodel.recipe.pretrain_settings import Pretrain
+from xmodel.recipe.pretrain_settings import Phase, Pretrain
 from xmodel.recipe.setting import setting
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "LineFilters",
     "Model",
     "NearDuplicates",
+    "Phase",
     "Pretrain",
     "Quality",
     "Recipe",

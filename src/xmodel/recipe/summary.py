@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xmodel.recipe.batches import samples_through
+from xmodel.recipe.phases import shares
 from xmodel.recipe.presets import parameters
 from xmodel.recipe.settings import Recipe
 
@@ -12,7 +13,8 @@ NAMES = {"en": "English", "zh": "Chinese", "auto": "by document"}
 def check_summary(recipe: Recipe) -> list[tuple[str, str]]:
     """Rows (what, how much) for a resolved recipe: size, batch, tokens, compute, memory, and each source's epochs.
 
-    A source's epochs are weight x total tokens / its published size; sources of unknown size show their share alone.
+    A source's epochs are its share of the whole run (phases included) x total tokens / its published size; sources of
+    unknown size show their share alone.
     Compute counts 6N + 12·L·d·S per token (PaLM, arXiv 2204.02311, appendix B; N: weights of the matrix products).
     """
     model, train = recipe.model, recipe.pretrain
@@ -36,12 +38,12 @@ def check_summary(recipe: Recipe) -> list[tuple[str, str]]:
         ("training state", f"{16 * weights / 1e9:,.2f} GB: float32 weights, gradients and AdamW moments"),
     ]
     by_language: dict[str, float] = {}
+    whole = shares(recipe)
     for source in recipe.corpus.sources:
-        by_language[source.language] = by_language.get(source.language, 0.0) + source.weight
-        seen = f"{source.weight:7.2%} of the samples = {short(source.weight * total)} tokens"
-        epochs = (
-            f", {source.weight * total / source.tokens:.2f} epochs of {short(source.tokens)}" if source.tokens else ""
-        )
+        share = whole[source.name]
+        by_language[source.language] = by_language.get(source.language, 0.0) + share
+        seen = f"{share:7.2%} of the samples = {short(share * total)} tokens"
+        epochs = f", {share * total / source.tokens:.2f} epochs of {short(source.tokens)}" if source.tokens else ""
         rows.append((f"source {source.name}", seen + epochs))
     rows.append(("languages", ", ".join(f"{NAMES[name]} {share:.1%}" for name, share in by_language.items())))
     return rows

@@ -130,13 +130,28 @@ class DataOrder:
         """Rank's share of a step: rows rank, rank + world, ... So every world size trains on the same global batch."""
         return self.samples(step * global_batch, global_batch, rank, world)
 
-    def samples(self, first: int, count: int, rank: int, world: int) -> list[Sample]:
-        """Rank's share of samples `first` to `first + count`: every `world`-th, from the `rank`-th on."""
+    def samples(self, first: int, count: int, rank: int = 0, world: int = 1) -> list[Sample]:
+        """Rank's share of the `count` samples from number `first` on: every `world`-th, from the `rank`-th."""
         return self._samples(np.arange(first + rank, first + count, world))
+
+    def given(self, samples: int) -> dict[str, int]:
+        """How many of the first `samples` samples each source gives."""
+        phase = self._phases[max(0, int(np.searchsorted(self._starts, samples, side="right")) - 1)]
+        given = phase.done + phase.before(samples - phase.start)
+        return dict(zip(self.sources, given.tolist(), strict=True))
 
     def _samples(self, samples: np.ndarray) -> list[Sample]:
         source, epoch, window = (column.tolist() for column in self.locate(samples))
         return [Sample(self.sources[s], e, w) for s, e, w in zip(source, epoch, window, strict=True)]
+
+
+def epochs(order: DataOrder, windows: Mapping[str, int], samples: int) -> dict[str, float]:
+    """How often the first `samples` samples go through each source that they take from; above 1 it is repeated.
+
+    Args:
+        windows: of each source, as the order was made with.
+    """
+    return {name: given / windows[name] for name, given in order.given(samples).items() if given}
 
 
 class _Phase:

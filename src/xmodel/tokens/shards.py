@@ -11,7 +11,7 @@ import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from xmodel.files import checksum, read_json
 TOKEN = np.dtype("<u2")
 END = np.dtype("<i8")
 PIECE_BYTES = "piece-bytes.bin"
+PADDING = -100  # stands in a batch where there is no token; a target of -100 gives no loss
 
 
 def verify(folder: Path) -> None:
@@ -42,6 +43,14 @@ def verify(folder: Path) -> None:
             raise MachineError(f"{path}: missing; run the tokens stage again")
         if checksum(path) != wanted:
             raise MachineError(f"{path}: damaged (its checksum is not the manifest's); run the tokens stage again")
+
+
+class Windows(Protocol):
+    """A source as windows: concatenated (TokenSource) or packed (packing.py)."""
+
+    def n_windows(self, sequence_length: int) -> int: ...
+
+    def window(self, i: int, sequence_length: int) -> np.ndarray: ...
 
 
 class TokenSource:
@@ -100,6 +109,14 @@ def open_sources(folder: Path, split: str = "train") -> dict[str, TokenSource]:
     }
 
 
+def end_id(folder: Path) -> int:
+    """The token that ends every document (`</s>`, in whatever tokenizer), as it stands in the training shards."""
+    manifest = read_json(folder / "manifest.json")
+    name, entry = next(iter(manifest["train"].items()))
+    ends_D = np.fromfile((folder / entry["shards"][0]["file"]).with_suffix(".ends"), END, count=1)
+    return int(open_sources(folder)[name].read(int(ends_D[0]) - 1, int(ends_D[0]))[0])
+
+
 def _map(folder: Path, shard: Mapping[str, Any]) -> np.ndarray:
     path = folder / shard["file"]
     if not path.is_file():
@@ -111,7 +128,7 @@ def _map(folder: Path, shard: Mapping[str, Any]) -> np.ndarray:
 
 
 def read_batch(
-    sources: Mapping[str, TokenSource], samples: Sequence[tuple[str, int, int]], sequence_length: int
+    sources: Mapping[str, Windows], samples: Sequence[tuple[str, int, int]], sequence_length: int
 ) -> np.ndarray:
     """int64 [len(samples), sequence_length + 1]: the window of each (source, epoch, window) of order.py."""
     batch = np.empty((len(samples), sequence_length + 1), np.int64)
