@@ -25,6 +25,7 @@ MAY_IMPORT = {  # room -> rooms that it may know, besides itself
     "evaluate": BASE | {"model", "tokenizer", "inference"},
     "export": BASE | {"model", "tokenizer"},
     "report": BASE,
+    "status": BASE,
     "survey": BASE | {"corpus"},
     "init": BASE | {"survey", "model", "pretrain"},
 }

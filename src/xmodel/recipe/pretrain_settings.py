@@ -1,5 +1,6 @@
 """Settings of the training loop: `pretrain:` in a recipe."""
 
+# ruff: noqa: RUF009 - `setting` makes a field; it is not a default shared by instances
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -41,4 +42,12 @@ class Pretrain:
     resume: Literal["auto", "never"] = setting(
         "auto", "auto: go on from the newest whole checkpoint; never: refuse if there is one", identity=False
     )
-    tensorboard: bool = setting(True, "write TensorBoard events where tensorboard is installed", identity=False)
+    # ---- observation
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = setting(
+        ["tensorboard"],
+        "where the figures of metrics.jsonl are shown as well; tensorboard is passed over where it is not installed",
+        identity=False,
+    )
+    norms_every: int = setting(
+        0, "steps between norms of weights, gradients and updates by layer; 0: never", least=0, identity=False
+    )
