@@ -29,6 +29,7 @@ from xmodel.cli.common import (
     open_target,
 )
 from xmodel.cli.corpus import corpus
+from xmodel.cli.plan import plan
 from xmodel.cli.pretrain import pretrain
 from xmodel.cli.tokenizer import tokenizer
 from xmodel.errors import Interrupted, UserError, XmodelError
@@ -145,6 +146,7 @@ _stage_command(
     "  xmodel tokens runs/quickstart\n  xmodel tokens mine.yaml tokens.shard_tokens=100M",
 )
 cli.add_command(pretrain)
+cli.add_command(plan)
 
 
 @cli.command()
