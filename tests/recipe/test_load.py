@@ -121,12 +121,11 @@ def test_not_numbers(good: Path, written: str) -> None:
 
 def test_yaml_1_1_does_not_guess(tmp_path: Path) -> None:
     text = GOOD.replace("name: trial", "name: no").replace("name: web", "name: on").replace("name: books", "name: 1e3")
-    recipe = load_recipe(
-        write(tmp_path, text + "  peak_lr: 3e-4\n  final_lr: 1e-5\n  compile: on\n  tensorboard: no\n")
-    )
+    text += "  peak_lr: 3e-4\n  final_lr: 1e-5\n  compile: on\ntokens:\n  bos: no\n"
+    recipe = load_recipe(write(tmp_path, text))
     assert recipe.name == "no"
     assert [source.name for source in recipe.corpus.sources] == ["on", "1e3"]
-    assert (recipe.pretrain.peak_lr, recipe.pretrain.compile, recipe.pretrain.tensorboard) == (3e-4, "on", False)
+    assert (recipe.pretrain.peak_lr, recipe.pretrain.compile, recipe.tokens.bos) == (3e-4, "on", False)
 
 
 def test_null_is_for_settings_that_may_be_absent(good: Path) -> None:
@@ -171,7 +170,7 @@ def test_all_problems_at_once_each_with_its_line(tmp_path: Path) -> None:
         ("tokenizer.vocab_size=70k", "must be between 300 and 65,536, got 70k"),
         ("corpus.sources.web.paths=a.jsonl", "expected a list, got `a.jsonl`; write [a.jsonl]"),
         ("pretrain=fast", "expected settings such as `steps: ...`, got `fast`"),
-        ("pretrain.tensorboard=2", "expected true or false, got `2`"),
+        ("tokens.bos=2", "expected true or false, got `2`"),
         ("model.preset=xll", "; did you mean xl?"),
         ("seed.x=1", "expected a whole number such as 600000, 600k or 2T, got a section of settings"),
         ("name.x=1", "`x` stands inside a single value (x.yaml:1)"),

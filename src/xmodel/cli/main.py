@@ -29,6 +29,8 @@ from xmodel.cli.common import (
     open_target,
 )
 from xmodel.cli.corpus import corpus
+from xmodel.cli.plan import plan
+from xmodel.cli.pretrain import pretrain
 from xmodel.cli.tokenizer import tokenizer
 from xmodel.errors import Interrupted, UserError, XmodelError
 
@@ -143,44 +145,8 @@ _stage_command(
     "Encode the corpus into token shards, with a manifest of sizes and checksums.",
     "  xmodel tokens runs/quickstart\n  xmodel tokens mine.yaml tokens.shard_tokens=100M",
 )
-
-
-@cli.command()
-@TARGET
-@OVERRIDES
-@FOLDER
-@REDO
-@PROCESSES
-@click.option("--worker", is_flag=True, hidden=True, help="One rank, started by xmodel, which holds the lock.")
-@JSON
-def pretrain(
-    target: str,
-    overrides: tuple[str, ...],
-    folder: str | None,
-    redo: str | None,
-    processes: int | None,
-    worker: bool,
-    as_json: bool,
-) -> None:
-    """Train the model; goes on from the newest whole checkpoint if there is one.
-
-    SIGTERM and Ctrl-C save a checkpoint and exit with code 75.
-
-    \b
-    Examples:
-      xmodel pretrain runs/quickstart
-      xmodel pretrain recipes/xmodel-lm-1.1b.yaml --processes 7
-      torchrun --nproc-per-node 8 -m xmodel pretrain runs/mine
-    """
-    opened = open_target(target, overrides, folder, processes)
-    if worker:
-        from xmodel.stages import pretrain_here
-
-        pretrain_here(opened)
-        return
-    rows = carry_out_stages(opened, ("pretrain",), redo)
-    if as_json and os.environ.get("RANK", "0") == "0":
-        click.echo(json.dumps(rows[0], ensure_ascii=False))
+cli.add_command(pretrain)
+cli.add_command(plan)
 
 
 @cli.command()

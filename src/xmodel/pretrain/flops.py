@@ -6,22 +6,7 @@ import time
 
 import torch
 
-# Dense bfloat16 peaks in FLOP/s by a part of the device's name (the vendors' data sheets); specific names first.
-DENSE_BF16_PEAKS = (
-    ("B200", 2250e12),
-    ("H200", 989e12),
-    ("H100 PCIe", 756e12),
-    ("H100", 989e12),
-    ("H800", 989e12),
-    ("A100", 312e12),
-    ("A800", 312e12),
-    ("L40S", 362e12),
-    ("RTX 5090", 209e12),
-    ("RTX 4090", 165e12),
-    ("RTX 3090", 71e12),
-    ("A10", 125e12),
-    ("V100", 112e12),
-)
+from xmodel.hardware import of_device
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
@@ -31,10 +16,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     the best of a few large matrix products in `dtype`.
     """
     if device.type == "cuda" and dtype == torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        for part, peak in DENSE_BF16_PEAKS:
-            if part in name:
-                return peak, f"data sheet, {part}, dense bf16"
+        gpu = of_device(torch.cuda.get_device_name(device))
+        if gpu is not None:
+            return gpu.bf16, f"data sheet, {gpu.name}, dense bf16"
     return measured_peak(device, dtype), f"measured matrix product, {str(dtype).removeprefix('torch.')}"
 
 

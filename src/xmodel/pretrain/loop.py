@@ -27,12 +27,14 @@ from xmodel.pretrain.branch import branch_point
 from xmodel.pretrain.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from xmodel.pretrain.data import TrainingData, ValidationData, prefetched, valid_targets
 from xmodel.pretrain.flops import peak_flops
-from xmodel.pretrain.metrics import Metrics
-from xmodel.pretrain.optim import clip_grad_norm, global_norm, guarded_step, make_optimizer, set_learning_rate
+from xmodel.pretrain.metrics import Metrics, opened_metrics
+from xmodel.pretrain.optim import clip_grad_norm, guarded_step, make_optimizer, set_learning_rate
 from xmodel.pretrain.parallel import Place, accumulation, placed
+from xmodel.pretrain.profile import Profiler
 from xmodel.pretrain.schedule import learning_rate, stable_end
 from xmodel.pretrain.stop import agreed_stop, stop_signal
 from xmodel.pretrain.validate import eager, validate
+from xmodel.pretrain.watch import Watch
 from xmodel.recipe.batches import samples_through
 from xmodel.recipe.phases import mixture
 from xmodel.recipe.settings import Recipe
@@ -49,22 +51,33 @@ def pretrain(recipe: Recipe, tokens_folder: Path, run_folder: Path, score: Score
 
     Args:
         tokens_folder: what the tokens stage wrote.
-        run_folder: gets metrics.jsonl, tensorboard/ and checkpoints/.
+        run_folder: gets metrics.jsonl, checkpoints/, tensorboard/ and, on request, profile/.
         score: called with the model at every evaluation; returns score rows for metrics.jsonl.
 
     Returns:
         The last figures: step, tokens, loss and bits per byte by language.
 
     Raises:
-        UserError: micro-batch and world size that do not fit, a checkpoint of another shape, text too short.
+        UserError: micro-batch and world size that do not fit, a checkpoint of another shape, text too short, a tracker
+            that is not installed.
         Interrupted: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
-    with placed(recipe.pretrain) as place, stop_signal() as stop:
-        return _train(recipe, tokens_folder, run_folder, score, place, stop)
+    with (
+        placed(recipe.pretrain) as place,
+        stop_signal() as stop,
+        opened_metrics(run_folder, recipe, place.first) as metrics,
+    ):
+        return _train(recipe, tokens_folder, run_folder, score, place, stop, metrics)
 
 
 def _train(
-    recipe: Recipe, tokens_folder: Path, run_folder: Path, score: Score, place: Place, stop: dict[str, bool]
+    recipe: Recipe,
+    tokens_folder: Path,
+    run_folder: Path,
+    score: Score,
+    place: Place,
+    stop: dict[str, bool],
+    metrics: Metrics,
 ) -> dict[str, Any]:
     settings, shape, device = recipe.pretrain, recipe.model, place.device
     passes, micro = accumulation(settings, place.world), settings.micro_batch
@@ -95,7 +108,7 @@ def _train(
         state = load_checkpoint(found, model, optimizer, average)
         log(f"pretrain: goes on from {found}")
     first = state["step"]
-    metrics = Metrics(run_folder, first if found else -1, settings.tensorboard) if place.first else None
+    metrics.begin(first if found else -1)
     loss_sum, applied = state["interval"]  # of the steps since the last log line; the first rank keeps the sum
     interval = torch.tensor([loss_sum if place.first else 0.0, applied], dtype=torch.float64, device=device)
     skipped = torch.tensor(state["skipped_steps"], device=device)
@@ -115,12 +128,12 @@ def _train(
         f"({micro} × {shape.context_length} × {passes} passes × {place.world} on {device.type}, {settings.precision}"
         f"{', compiled' if compiled else ''}); MFU against {peak / 1e12:.3g} TFLOP/s ({peak_source})"
     )
-    if metrics is not None:
-        facts = {"device": device.type, "world": place.world, "precision": settings.precision, "compiled": compiled}
-        facts |= {"micro_batch": micro, "peak_flops": peak, "peak_source": peak_source}
-        metrics.write({"kind": "start", "step": first, "time": time.time()} | facts)
+    facts = {"device": device.type, "world": place.world, "precision": settings.precision, "compiled": compiled}
+    facts |= {"micro_batch": micro, "peak_flops": peak, "peak_source": peak_source}
+    metrics.write({"kind": "start", "step": first} | facts)
     epochs = data.epochs(samples_through(settings.steps, settings))
     log(f"pretrain: epochs of the sources: {', '.join(f'{name} {times:.2f}' for name, times in epochs.items())}")
+    watch, profiler = Watch(model, settings, place), Profiler(run_folder, place, settings.steps)
     dry_run(trained, micro, shape.context_length, device, document_end)
     optimizer.zero_grad()
 
@@ -128,9 +141,8 @@ def _train(
         with eager(model), in_place_of_weights(average, model):
             rows = [{"kind": "validation", **row} for row in validate(model, validation, place)]
             rows += [{"kind": "score", **row} for row in score(model)] if place.first else []
-        if metrics is not None:
-            for row in rows:
-                metrics.write(row | {"step": step, "tokens": tokens_through(step), "time": time.time()})
+        for row in rows:
+            metrics.write(row | {"step": step, "tokens": tokens_through(step)})
         heldout = (row for row in rows if row["kind"] == "validation")
         return {f"{key}_{row['language']}": row[key] for row in heldout for key in ("loss", "bits_per_byte")}
 
@@ -153,7 +165,7 @@ def _train(
             # ---- the step -------------------------------------------------------------------------------------------
             rate = learning_rate(step, settings)
             set_learning_rate(optimizer, rate)
-            batch_BT = next(batches)
+            batch_BT = watch.batch(batches)
             valid = valid_targets(batch_BT, settings, document_end, place)
             rows_PBT = batch_BT.split(micro)
             step_loss = torch.zeros((), dtype=torch.float32, device=device)
@@ -162,8 +174,10 @@ def _train(
                     loss = trained(**model_inputs(rows_BT, document_end)) / valid
                     (loss * place.world).backward()  # DistributedDataParallel averages over ranks; the loss is a sum
                 step_loss += loss.detach()
+            watch.before(step)
             grad_norm = clip_grad_norm(model.parameters(), settings.clip)
             guarded_step(optimizer, grad_norm)
+            watch.after(step)
             optimizer.zero_grad()
             update_average(average, model, step, settings)
             finite = torch.isfinite(grad_norm)  # of the averaged gradients, so all ranks agree; never read by the host
@@ -182,26 +196,27 @@ def _train(
                     )
                 mean_loss = loss_sum / applied
                 shown.advance(0, f"loss {mean_loss:.3f}, {count(speed)} tokens/s")
-                if metrics is not None:
-                    metrics.write(
-                        {
-                            "kind": "train",
-                            "step": step,
-                            "tokens": tokens_through(step),
-                            "loss": mean_loss,
-                            "lr": rate,
-                            "grad_norm": grad_norm.item(),
-                            "param_norm": global_norm(model.parameters()).item(),
-                            "skipped_steps": int(skipped.item()),
-                            "tokens_per_second": round(speed, 1),
-                            "mfu_palm": round(speed * flops_palm / (peak * place.world), 4),
-                            "mfu_causal": round(speed * flops_causal / (peak * place.world), 4),
-                            "seconds": round(seconds, 3),
-                            "time": time.time(),
-                        }
-                    )
+                metrics.write(
+                    {
+                        "kind": "train",
+                        "step": step,
+                        "tokens": tokens_through(step),
+                        "loss": mean_loss,
+                        "lr": rate,
+                        "grad_norm": grad_norm.item(),
+                        "skipped_steps": int(skipped.item()),
+                        "tokens_per_second": round(speed, 1),
+                        "mfu_palm": round(speed * flops_palm / (peak * place.world), 4),
+                        "mfu_causal": round(speed * flops_causal / (peak * place.world), 4),
+                        "seconds": round(seconds, 3),
+                    }
+                    | watch.figures(seconds)
+                )
                 interval.zero_()
                 interval_started, interval_step = time.perf_counter(), step
+            if by_layer := watch.layers(step):
+                metrics.write(by_layer | {"tokens": tokens_through(step)})
+            profiler.step(step, look=step % settings.log_every == 0 or step == first + 1)
             shown.advance(1)
             stopping = agreed_stop(stop, place, step % settings.log_every == 0)
             paused = time.perf_counter()

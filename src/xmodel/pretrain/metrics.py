@@ -1,39 +1,67 @@
-"""What a run tells while it trains: metrics.jsonl, and TensorBoard where it is installed."""
+"""What a run tells while it trains: metrics.jsonl, and the trackers of `pretrain.trackers`."""
 
 from __future__ import annotations
 
-import contextlib
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from xmodel.console import JsonLines, read_json_lines
 from xmodel.files import atomic_write
+from xmodel.pretrain.trackers import Tracker, installed, open_tracker
+from xmodel.recipe.settings import Recipe
 
 
 class Metrics:
-    """metrics.jsonl, and TensorBoard where it is installed."""
+    """metrics.jsonl and the trackers of a run; made by `opened_metrics`. Ranks that write nothing have one too."""
 
-    def __init__(self, run_folder: Path, last_step: int, tensorboard: bool) -> None:
-        """Rows after `last_step` come from a process that was killed; they will be made again, and are removed."""
-        path = run_folder / "metrics.jsonl"
-        rows = read_json_lines(path)
-        kept = [row for row in rows if row["step"] <= last_step]
+    def __init__(self, run_folder: Path, recipe: Recipe, writes: bool) -> None:
+        self.run_folder, self.recipe, self.writes = run_folder, recipe, writes
+        self.names = installed(recipe.pretrain.trackers)
+        self.lines: JsonLines | None = None
+        self.trackers: list[Tracker] = []
+
+    def begin(self, last_step: int) -> None:
+        """Open everything, to go on after `last_step` (-1: from the start).
+
+        Rows after it come from a process that was killed; they will be made again, and are removed.
+        """
+        if not self.writes:
+            return
+        path = self.run_folder / "metrics.jsonl"
+        kept = [row for row in read_json_lines(path) if row["step"] <= last_step]
         with atomic_write(path, "w") as stream:
             stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
         self.lines = JsonLines(path)
-        self.board: Any = None
-        if tensorboard:
-            with contextlib.suppress(ImportError):
-                from torch.utils.tensorboard import SummaryWriter
-
-                self.board = SummaryWriter(str(run_folder / "tensorboard"), purge_step=last_step + 1)
+        self.trackers = [open_tracker(name, self.run_folder, self.recipe, last_step) for name in self.names]
 
     def write(self, row: dict[str, Any]) -> None:
-        self.lines.write(row)
-        if self.board is None:
+        """Write one row: its kind, its step, figures. The time is put to it."""
+        if self.lines is None:
             return
-        name = "/".join(str(row[key]) for key in ("kind", "set", "language") if key in row)
-        for key, value in row.items():
-            if isinstance(value, int | float) and key not in ("step", "time"):
-                self.board.add_scalar(f"{name}/{key}", value, row["step"])
+        self.lines.write(row | {"time": time.time()})
+        for write, _ in self.trackers:
+            write(row)
+
+    def close(self) -> None:
+        if self.lines is not None:
+            self.lines.close()
+        for _, end in self.trackers:
+            end()
+
+
+@contextmanager
+def opened_metrics(run_folder: Path, recipe: Recipe, writes: bool) -> Iterator[Metrics]:
+    """The run's metrics, closed at the end whatever happens.
+
+    Raises:
+        UserError: a tracker of the recipe is not installed.
+    """
+    metrics = Metrics(run_folder, recipe, writes)
+    try:
+        yield metrics
+    finally:
+        metrics.close()

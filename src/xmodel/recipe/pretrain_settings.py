@@ -57,7 +57,6 @@ class Pretrain:
     resume: Literal["auto", "never"] = setting(
         "auto", "auto: go on from the newest whole checkpoint; never: refuse if there is one", identity=False
     )
-    tensorboard: bool = setting(True, "write TensorBoard events where tensorboard is installed", identity=False)
     # ---- options that the successors proved, each off by default (docs/pretrain-options.md) ----
     optimizer: Literal["adamw", "muon"] = setting(
         "adamw", "muon: the blocks' matrices by Muon; embeddings, head and norms stay with AdamW"
@@ -91,4 +90,13 @@ class Pretrain:
     )
     phases: list[Phase] = setting(
         [], "from a step on the sources have other weights than in corpus.sources; each goes on where it stood"
+    )
+    # ---- observation
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = setting(
+        ["tensorboard"],
+        "where the figures of metrics.jsonl are shown as well; tensorboard is passed over where it is not installed",
+        identity=False,
+    )
+    norms_every: int = setting(
+        0, "steps between norms of weights, gradients and updates by layer; 0: never", least=0, identity=False
     )
