@@ -11,7 +11,8 @@ import torch
 
 from xmodel.errors import UserError
 from xmodel.model.transformer import Transformer
-from xmodel.pretrain.checkpoint import checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
+from xmodel.pretrain.checkpoint import load_checkpoint, save_checkpoint
+from xmodel.pretrain.checkpoint_files import checkpoints, newest_checkpoint
 from xmodel.pretrain.optim import make_optimizer
 from xmodel.recipe.settings import Model, Pretrain
 
@@ -64,7 +65,9 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, fault: str, capsys: pytest
     for step in (1, 2):
         save_checkpoint(tmp_path, step, model, optimizer, {}, keep=2)
     newest = tmp_path / "step-000000002"
-    victim = random.Random(fault).choice(sorted(file for file in newest.iterdir() if file.name != "manifest.json"))
+    victim = random.Random(fault).choice(
+        sorted(file for file in newest.rglob("*") if file.is_file() and file.name != "manifest.json")
+    )
     if fault == "flip":
         data = bytearray(victim.read_bytes())
         data[len(data) // 2] ^= 0x10

@@ -18,21 +18,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 from xmodel.console import count, log, progress
 from xmodel.errors import Interrupted, MachineError, UserError
-from xmodel.files import write_json
+from xmodel.files import read_json, write_json
 from xmodel.model.counts import flops_per_token, parameters
 from xmodel.model.transformer import Transformer, compile_model
-from xmodel.pretrain.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from xmodel.pretrain.checkpoint import Checkpointer, load_checkpoint
+from xmodel.pretrain.checkpoint_files import newest_checkpoint
+from xmodel.pretrain.checks import check_before, verify_tokens
 from xmodel.pretrain.data import TrainingData, ValidationData, prefetched
 from xmodel.pretrain.flops import peak_flops
+from xmodel.pretrain.guard import Rewind, judge, new_guard, rewind_if_stuck
 from xmodel.pretrain.metrics import Metrics
 from xmodel.pretrain.optim import clip_grad_norm, global_norm, guarded_step, make_optimizer
-from xmodel.pretrain.parallel import Place, accumulation, placed
+from xmodel.pretrain.parallel import Place, accumulation, distributed, gathered, last_pass, placed
 from xmodel.pretrain.schedule import learning_rate
 from xmodel.pretrain.stop import agreed_stop, stop_signal
 from xmodel.pretrain.validate import eager, validate
 from xmodel.recipe.settings import Recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+SUMMARY = "summary.json"
 COMPILE_SECONDS = 180  # torch.compile takes up to a minute: below three minutes of training it does not pay
 
 Score = Callable[[Transformer], list[dict[str, Any]]]
@@ -54,11 +58,24 @@ def pretrain(recipe: Recipe, tokens_folder: Path, run_folder: Path, score: Score
         Interrupted: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
     with placed(recipe.pretrain) as place, stop_signal() as stop:
-        return _train(recipe, tokens_folder, run_folder, score, place, stop)
+        check_before(recipe, tokens_folder, run_folder, place.world)
+        verify_tokens(recipe, tokens_folder, place.rank, place.world)
+        again: Rewind | None = None
+        while True:
+            try:
+                return _train(recipe, tokens_folder, run_folder, score, place, stop, again)
+            except Rewind as spikes:
+                again = spikes.with_traceback(None)  # which would hold the old model
 
 
 def _train(
-    recipe: Recipe, tokens_folder: Path, run_folder: Path, score: Score, place: Place, stop: dict[str, bool]
+    recipe: Recipe,
+    tokens_folder: Path,
+    run_folder: Path,
+    score: Score,
+    place: Place,
+    stop: dict[str, bool],
+    again: Rewind | None,
 ) -> dict[str, Any]:
     settings, shape, device = recipe.pretrain, recipe.model, place.device
     passes, micro = accumulation(settings, place.world), settings.micro_batch
@@ -70,35 +87,44 @@ def _train(
     model.init_weights(recipe.seed)
     model.to(device)
     model.compute_dtype = dtype
+    trained = distributed(model, place, settings)
     optimizer = make_optimizer(model, settings)
+    guard = new_guard(settings.spike_window, device)
+    extra = {f"guard.{name}": tensor for name, tensor in guard.items()}  # what else a checkpoint holds
     weights = {source.name: source.weight for source in recipe.corpus.sources}
     data = TrainingData(tokens_folder, weights, recipe.seed, shape.context_length)
     validation = ValidationData(tokens_folder, shape.context_length, settings.eval_tokens, micro)
 
     # ---- resume -----------------------------------------------------------------------------------------------------
     folder = run_folder / "checkpoints"
-    found = newest_checkpoint(folder)
+    found = newest_checkpoint(folder, place)
     if found is not None and settings.resume == "never":
         raise UserError(f"pretrain.resume: never, but {found} exists; use resume=auto or another run directory")
-    state = {"step": 0, "interval": [0.0, 0.0], "skipped_steps": 0}
+    state: dict[str, Any] = {"step": 0, "interval": [0.0, 0.0], "left_out": []}
+    tokenizer = read_json(tokens_folder / "manifest.json").get("tokenizer")
     if found is not None:
-        state = load_checkpoint(found, model, optimizer)
+        state = load_checkpoint(found, model, optimizer, extra, tokenizer)
         log(f"pretrain: goes on from {found.name}")
-    first = state["step"]
+    first, left_out = state["step"], state["left_out"]
+    if first == settings.steps and (folder / SUMMARY).is_file():
+        return read_json(folder / SUMMARY)
     metrics = Metrics(run_folder, first if found else -1, settings.tensorboard) if place.first else None
-    loss_sum, applied = state["interval"]  # of the steps since the last log line; the first rank keeps the sum
-    interval = torch.tensor([loss_sum if place.first else 0.0, applied], dtype=torch.float64, device=device)
-    skipped = torch.tensor(state["skipped_steps"], device=device)
+    if again is not None:
+        left_out = again.spans(first)
+        guard["in_a_row"].zero_()
+        log(f"pretrain: steps were skipped in a row up to step {again.step}; back to {first}, without the data since")
+        if metrics is not None:
+            metrics.write({"kind": "rewind", "step": first + 1, "from_step": again.step, "time": time.time()})
+    interval = torch.tensor(state["interval"], dtype=torch.float64, device=device)  # loss and steps since the last line
+    saver = Checkpointer(folder, place, settings.keep, settings.keep_every, saved=first if found else None)
 
-    # ---- compile, distribute, dry run -------------------------------------------------------------------------------
+    # ---- compile, dry run -------------------------------------------------------------------------------------------
     peak, peak_source = peak_flops(device, dtype)
     flops_palm, flops_causal = flops_per_token(shape, shape.context_length)
     expected_seconds = flops_causal * tokens_per_step * (settings.steps - first) / (0.3 * peak * place.world)
     compiled = settings.compile == "on" or (settings.compile == "auto" and expected_seconds > COMPILE_SECONDS)
     if compiled:
         compile_model(model)
-    shared = DistributedDataParallel(model) if place.world > 1 else None
-    trained = shared or model
     log(
         f"pretrain: {count(parameters(shape)['total'])} parameters, {count(tokens_per_step)} tokens a step "
         f"({micro} × {shape.context_length} × {passes} passes × {place.world} on {device.type}, {settings.precision}"
@@ -112,7 +138,7 @@ def _train(
     optimizer.zero_grad()
 
     def evaluate(step: int) -> dict[str, float]:
-        with eager(model):
+        with gathered(model, settings), eager(model):
             rows = [{"kind": "validation", **row} for row in validate(model, validation, place)]
             rows += [{"kind": "score", **row} for row in score(model)] if place.first else []
         if metrics is not None:
@@ -122,15 +148,18 @@ def _train(
         return {f"{key}_{row['language']}": row[key] for row in heldout for key in ("loss", "bits_per_byte")}
 
     def save(step: int) -> None:
-        losses = place.sum(interval[:1].clone())
-        if place.first:
-            partial = {"interval": [losses.item(), interval[1].item()], "skipped_steps": int(skipped.item())}
-            save_checkpoint(folder, step, model, optimizer, partial, settings.keep)
+        state = {"interval": interval.tolist(), "left_out": left_out, "tokenizer": tokenizer}
+        saver.save(step, model, optimizer, state, extra)
+
+    def summary(last: dict[str, float]) -> dict[str, Any]:
+        figures = {key: round(value, 4) for key, value in last.items()}
+        return {"step": settings.steps, "tokens": settings.steps * tokens_per_step} | figures
 
     last = evaluate(0) if first == 0 else {}
     with (
+        saver,
         progress("pretrain", settings.steps, "steps", done=first) as shown,
-        prefetched(data, settings, place, first) as batches,
+        prefetched(data, settings, place, first, sum(steps for _, steps in left_out)) as batches,
     ):
         interval_started, timed_steps = time.perf_counter(), 0
         for step in range(first + 1, settings.steps + 1):
@@ -142,29 +171,30 @@ def _train(
             step_loss = torch.zeros((), dtype=torch.float32, device=device)
             for index in range(passes):
                 rows_BT = batch_BT[index * micro : (index + 1) * micro]
-                with shared.no_sync() if shared and index < passes - 1 else contextlib.nullcontext():
+                with last_pass(trained, settings, index == passes - 1):
                     loss = trained(rows_BT[:, :-1], targets_BT=rows_BT[:, 1:]) / tokens_per_step
-                    (loss * place.world).backward()  # DistributedDataParallel averages over ranks; the loss is a sum
+                    (loss * place.world).backward()  # gradients are averaged over the ranks; the loss is a sum
                 step_loss += loss.detach()
+            place.sum(step_loss)
             grad_norm = clip_grad_norm(model.parameters(), settings.clip)
-            guarded_step(optimizer, grad_norm)
+            sound = judge(guard, step_loss, grad_norm, settings.spike_sigma)  # never read by the host
+            guarded_step(optimizer, torch.where(sound, grad_norm, torch.nan))
             optimizer.zero_grad()
-            finite = torch.isfinite(grad_norm)  # of the averaged gradients, so all ranks agree; never read by the host
-            interval += torch.stack((torch.where(finite, step_loss, 0.0), finite.float()))
-            skipped += ~finite
+            interval += torch.stack((torch.where(sound, step_loss, 0.0), sound.float()))
             timed_steps += 1
 
             # ---- now and then ---------------------------------------------------------------------------------------
             end = step == settings.steps
             if step % settings.log_every == 0 or end:
-                loss_sum, applied = place.sum(interval[:1].clone()).item(), interval[1].item()
+                rewind_if_stuck(guard, settings.spike_rewind, step, saver.wait, left_out)
+                loss_sum, applied = interval.tolist()
                 seconds = time.perf_counter() - interval_started
                 speed = timed_steps * tokens_per_step / seconds
                 if not applied:
                     raise MachineError(
                         f"step {step}: no finite gradient since the last log line; lower pretrain.peak_lr"
                     )
-                mean_loss = loss_sum / applied
+                mean_loss, param_norm = loss_sum / applied, global_norm(model.parameters())
                 shown.advance(0, f"loss {mean_loss:.3f}, {count(speed)} tokens/s")
                 if metrics is not None:
                     metrics.write(
@@ -175,8 +205,8 @@ def _train(
                             "loss": mean_loss,
                             "lr": rate,
                             "grad_norm": grad_norm.item(),
-                            "param_norm": global_norm(model.parameters()).item(),
-                            "skipped_steps": int(skipped.item()),
+                            "param_norm": param_norm.item(),
+                            "skipped_steps": guard["skipped"].item(),
                             "tokens_per_second": round(speed, 1),
                             "mfu_palm": round(speed * flops_palm / (peak * place.world), 4),
                             "mfu_causal": round(speed * flops_causal / (peak * place.world), 4),
@@ -191,16 +221,16 @@ def _train(
             paused = time.perf_counter()
             if end or (settings.eval_every and step % settings.eval_every == 0):
                 last = evaluate(step)
+            if end and place.first:  # before the checkpoint: where that stands, this does
+                write_json(folder / SUMMARY, summary(last))
             if end or stopping or step % settings.save_every == 0:
                 save(step)
             interval_started += time.perf_counter() - paused  # throughput is of training alone
+            if end or stopping:
+                saver.finish()
             if stopping and not end:
                 raise Interrupted(f"stopped at step {step}, which is saved; the same command goes on")
-    figures = {key: round(value, 4) for key, value in last.items()}
-    summary = {"step": settings.steps, "tokens": settings.steps * tokens_per_step} | figures
-    if place.first:
-        write_json(folder / "summary.json", summary)
-    return summary
+    return summary(last)
 
 
 def dry_run(model: nn.Module, micro: int, length: int, device: torch.device) -> None:
