@@ -235,17 +235,25 @@ def write_checkpoint(folder: Path, shot: Snapshot, place: Place, keep: int, keep
         partial = path.with_name(path.name + PARTIAL)
         _together(place, prepare if place.first else None)
         _together(place, write_model if place.first else None)
-        save(
-            cast(dict[str, Any], shot.tensors),
-            storage_writer=_Writer(partial / OPTIMIZER),
-            process_group=place.behind,
-            no_dist=place.world == 1,
-        )
+        _write_shares(shot.tensors, partial / OPTIMIZER, place)
         parts = _together(place, lambda: sums(partial, place))
         _together(place, write_manifest if place.first else None)
     if place.first:
         remove_old(folder, keep, keep_every)
     return path
+
+
+def _write_shares(tensors: dict[str, Tensor], folder: Path, place: Place) -> None:
+    """Every rank writes its tensors; an error of one is raised in all."""
+    try:
+        save(
+            cast(dict[str, Any], tensors),
+            storage_writer=_Writer(folder),
+            process_group=place.behind,
+            no_dist=place.world == 1,
+        )
+    except CheckpointException as error:  # a BaseException, which wraps the causes of all ranks
+        raise next((cause for cause, _ in error.failures.values() if isinstance(cause, Exception)), error) from None
 
 
 class _Writer(FileSystemWriter):
@@ -281,8 +289,6 @@ def _together(place: Place, work: Callable[[], Any] | None) -> list[Any]:
 
 def _reason(error: Exception) -> str:
     """Why a checkpoint could not be written, in one line."""
-    if isinstance(error, CheckpointException):
-        error = next(cause for cause, _ in error.failures.values() if isinstance(cause, Exception))
     text = " ".join(str(error).split())
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
         return "the disk is full"

@@ -4,8 +4,9 @@ All of it is decided on the device, from numbers that all ranks share, so that t
 agree. The state is a few tensors that change in place; they are saved in the checkpoint, so that resume is exact.
 
 Spikes are told as OLMo 2 does (arXiv 2501.00656, section 3.1; SkipStepOptimizer of OLMo-core): a loss or gradient norm
-more than so many standard deviations above the mean of a window of the latest steps. Every finite step enters the
-window, skipped or not: a level that has shifted for good is accepted after a while.
+more than so many standard deviations above the mean of a window of the latest steps. Unlike there, a spike enters the
+window as the largest value that would have passed: several in a row are told too, for it takes tens of them to widen
+the window (each by a seventh at 128 steps and 6 deviations), and a level that has shifted for good is accepted in time.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import torch
 from torch import Tensor
 
 from xmodel.errors import MachineError
+from xmodel.recipe.settings import Pretrain
 
 MOST_REWINDS = 3  # to the same checkpoint
+MOST_IN_A_ROW = 10  # skipped steps
 
 Guard = dict[str, Tensor]
+Spans = list[list[int]]  # [step, number of steps]: after this step, so many steps' batches were left out
 
 
 def new_guard(window: int, device: torch.device) -> Guard:
@@ -57,10 +61,11 @@ def judge(guard: Guard, loss: Tensor, grad_norm: Tensor, sigma: float) -> Tensor
         count = filled_W.sum().clamp(min=1)
         mean_2 = (latest_2W * filled_W).sum(1) / count
         deviation_2 = (((latest_2W - mean_2[:, None]).square() * filled_W).sum(1) / count).sqrt()
-        usual = (now_2 <= mean_2 + sigma * deviation_2).all()
-        apply = finite & (usual | (seen < math.ceil(window / 2)))
+        early = seen < math.ceil(window / 2)
+        limit_2 = torch.where(early, torch.inf, mean_2 + sigma * deviation_2)
+        apply = finite & (now_2 <= limit_2).all()
         here_W = finite & (place_W == seen % window)
-        latest_2W.copy_(torch.where(here_W, now_2[:, None], latest_2W))
+        latest_2W.copy_(torch.where(here_W, now_2.minimum(limit_2)[:, None], latest_2W))
         seen += finite
     guard["skipped"] += ~apply
     guard["in_a_row"].copy_(torch.where(apply, 0, guard["in_a_row"] + 1))
@@ -75,14 +80,14 @@ class Rewind(Exception):
         left_out: what had been left out before, see `spans`.
     """
 
-    def __init__(self, step: int, left_out: list[list[int]]) -> None:
+    def __init__(self, step: int, left_out: Spans) -> None:
         super().__init__(f"rewind from step {step}")
         self.step, self.left_out = step, left_out
 
-    def spans(self, first: int) -> list[list[int]]:
-        """All that is left out now that the run goes on after step `first`: [step, number of steps' batches] each.
+    def spans(self, first: int) -> Spans:
+        """All that is left out now that the run goes on after step `first`.
 
-        From the step after `step` on, every step reads the batch that lies so many further on.
+        From the step after that on, every step reads the batch that lies so many further on.
 
         Raises:
             MachineError: it went back to this step several times already.
@@ -95,16 +100,25 @@ class Rewind(Exception):
         return [*self.left_out, [first, self.step - first]]
 
 
-def rewind_if_stuck(
-    guard: Guard, after: int, step: int, saved: Callable[[], int | None], left_out: list[list[int]]
-) -> None:
-    """Go back if the last `after` steps or more were skipped (0: never) and there is a checkpoint to go back to.
+def progressed(
+    guard: Guard, applied: float, settings: Pretrain, step: int, saved: Callable[[], int | None], left_out: Spans
+) -> bool:
+    """Whether anything was applied since the last log line; looked at when one is due. The ranks share the counts.
 
     Args:
+        applied: steps that were applied since the last log line.
         saved: waits for the checkpoint in flight; the step of the last that stands, or None.
 
     Raises:
-        Rewind: on all ranks at once, since they share the counts.
+        Rewind: `pretrain.spike_rewind` steps or more were skipped in a row, and there is a checkpoint to go back to.
+        MachineError: so many that going on is of no use.
     """
-    if after and guard["in_a_row"].item() >= after and (saved() or step) < step:
+    in_a_row = int(guard["in_a_row"].item())
+    if settings.spike_rewind and in_a_row >= settings.spike_rewind and (saved() or step) < step:
         raise Rewind(step, left_out)
+    if in_a_row >= MOST_IN_A_ROW and not applied:
+        raise MachineError(
+            f"step {step}: the last {in_a_row} steps were skipped, since loss or gradients were not finite"
+            f"{' or spikes' if settings.spike_sigma else ''}; lower pretrain.peak_lr"
+        )
+    return applied > 0

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xmodel.console import count, log, progress
-from xmodel.errors import Interrupted, MachineError, UserError
+from xmodel.errors import Interrupted, UserError
 from xmodel.files import read_json, write_json
 from xmodel.model.counts import flops_per_token, parameters
 from xmodel.model.transformer import Transformer, compile_model
@@ -26,7 +26,7 @@ from xmodel.pretrain.checkpoint_files import newest_checkpoint
 from xmodel.pretrain.checks import check_before, verify_tokens
 from xmodel.pretrain.data import TrainingData, ValidationData, prefetched
 from xmodel.pretrain.flops import peak_flops
-from xmodel.pretrain.guard import Rewind, judge, new_guard, rewind_if_stuck
+from xmodel.pretrain.guard import Rewind, judge, new_guard, progressed
 from xmodel.pretrain.metrics import Metrics
 from xmodel.pretrain.optim import clip_grad_norm, global_norm, guarded_step, make_optimizer
 from xmodel.pretrain.parallel import Place, accumulation, distributed, gathered, last_pass, placed
@@ -185,15 +185,11 @@ def _train(
 
             # ---- now and then ---------------------------------------------------------------------------------------
             end = step == settings.steps
-            if step % settings.log_every == 0 or end:
-                rewind_if_stuck(guard, settings.spike_rewind, step, saver.wait, left_out)
+            due = step % settings.log_every == 0 or end
+            if due and progressed(guard, interval[1].item(), settings, step, saver.wait, left_out):
                 loss_sum, applied = interval.tolist()
                 seconds = time.perf_counter() - interval_started
                 speed = timed_steps * tokens_per_step / seconds
-                if not applied:
-                    raise MachineError(
-                        f"step {step}: no finite gradient since the last log line; lower pretrain.peak_lr"
-                    )
                 mean_loss, param_norm = loss_sum / applied, global_norm(model.parameters())
                 shown.advance(0, f"loss {mean_loss:.3f}, {count(speed)} tokens/s")
                 if metrics is not None:
@@ -217,7 +213,7 @@ def _train(
                 interval.zero_()
                 interval_started, timed_steps = time.perf_counter(), 0
             shown.advance(1)
-            stopping = agreed_stop(stop, place, step % settings.log_every == 0)
+            stopping = agreed_stop(stop, place, due)
             paused = time.perf_counter()
             if end or (settings.eval_every and step % settings.eval_every == 0):
                 last = evaluate(step)
