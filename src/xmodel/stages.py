@@ -18,6 +18,8 @@ from xmodel.recipe.dump import identity_settings
 from xmodel.recipe.settings import Recipe
 from xmodel.run import Run, Stage, fingerprints, stands, work_folder
 
+SAVE_SECONDS = 120  # for the ranks to save when they are asked to stop, before torchrun kills them
+
 
 def _corpus_inputs(recipe: Recipe) -> list[Path]:
     from xmodel.corpus.sources import input_files
@@ -106,7 +108,16 @@ def pretrain_here(run: Run) -> dict[str, Any]:
 
 def _pretrain_in_processes(run: Run) -> dict[str, Any]:
     """The same command under torchrun, one process per device; this process waits and keeps the lock."""
+    from torch.distributed.run import get_args_parser
+
+    from xmodel.pretrain.checks import check_before
+
+    settings = run.recipe.pretrain
+    check_before(run.recipe, run.path("tokens"), run.folder, run.processes)  # what no restart would mend
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={run.processes}"]
+    launcher += [f"--max-restarts={settings.max_restarts}"]
+    if "--shutdown-timeout" in get_args_parser().format_help():  # not in torch 2.11, which waits 30 seconds
+        launcher += [f"--shutdown-timeout={int(min(SAVE_SECONDS, 60 * settings.timeout_minutes))}"]
     child = subprocess.Popen([*launcher, "-m", "xmodel", "pretrain", "--worker", str(run.folder)])
     try:
         code = child.wait()
@@ -115,13 +126,16 @@ def _pretrain_in_processes(run: Run) -> dict[str, Any]:
         child.wait()
         raise
     if code != 0:
-        raise MachineError(f"a training process failed (torchrun's exit code {code}); its message stands above")
+        raise MachineError(
+            f"a training process failed (torchrun's exit code {code}), {settings.max_restarts} restarts did not help; "
+            "its message stands above, and the same command goes on from the newest checkpoint"
+        )
     return read_json(run.path("checkpoints", "summary.json"))
 
 
 def checkpoint_folder(run: Run) -> Path:
     """The newest whole checkpoint of the run."""
-    from xmodel.pretrain.checkpoint import newest_checkpoint
+    from xmodel.pretrain.checkpoint_files import newest_checkpoint
 
     found = newest_checkpoint(run.path("checkpoints"))
     if found is None:

@@ -15,6 +15,7 @@ from xmodel.errors import MachineError, UserError
 from xmodel.files import read_json, write_json
 from xmodel.model.config import from_hf, to_hf
 from xmodel.model.transformer import Transformer
+from xmodel.recipe.settings import Model
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 AVERAGE = "average.safetensors"  # in a checkpoint of a run with `pretrain.average`: what is evaluated and exported
@@ -28,9 +29,14 @@ def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = Non
         dtype: number format of the weights in the file; None: as they are.
     """
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    save_weights(model.config, state, folder)
+
+
+def save_weights(config: Model, state: dict[str, Tensor], folder: Path) -> None:
+    """Write config.json and the tensors of a state dict, on the CPU, as model.safetensors; see `save_model`."""
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     torch_dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
-    write_json(folder / CONFIG, to_hf(model.config) | {"dtype": torch_dtype, "torch_dtype": torch_dtype})
+    write_json(folder / CONFIG, to_hf(config) | {"dtype": torch_dtype, "torch_dtype": torch_dtype})
 
 
 def load_model(

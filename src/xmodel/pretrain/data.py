@@ -99,11 +99,16 @@ def valid_targets(rows_BT1: Tensor, settings: Pretrain, document_end: int | None
 
 
 @contextmanager
-def prefetched(data: TrainingData, settings: Pretrain, place: Place, first: int) -> Iterator[Iterator[Tensor]]:
-    """This rank's batches of steps `first` + 1, ...: int64 [B, T + 1] on the device, read ahead in a thread."""
+def prefetched(
+    data: TrainingData, settings: Pretrain, place: Place, first: int, left_out: int = 0
+) -> Iterator[Iterator[Tensor]]:
+    """This rank's batches of steps `first` + 1, ...: int64 [B, T + 1] on the device, read ahead in a thread.
+
+    Step n reads batch n + `left_out`: the data of so many steps was left out after spikes.
+    """
 
     def read(step: int) -> Tensor:
-        rows_BT = torch.from_numpy(data.batch(step, settings, place.rank, place.world))
+        rows_BT = torch.from_numpy(data.batch(step + left_out, settings, place.rank, place.world))
         return rows_BT.pin_memory() if place.device.type == "cuda" else rows_BT
 
     def batches() -> Iterator[Tensor]:

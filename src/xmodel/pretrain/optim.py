@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from xmodel.model.transformer import Transformer
 from xmodel.model.width import kind, rate_factor
@@ -53,9 +54,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def global_norm(tensors: Iterable[Tensor]) -> Tensor:
     """L2 norm of all tensors taken as one vector: a float32 scalar on their device.
 
-    Of parameters: `global_norm(model.parameters())`.
+    Of parameters: `global_norm(model.parameters())`. Of shards (DTensor) it is that of the whole tensors, which takes
+    a collective: every rank has to ask for it.
     """
-    return nn.utils.get_total_norm(tensors)
+    norm = nn.utils.get_total_norm(tensors)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 @torch.no_grad()

@@ -1,17 +1,37 @@
-"""Which device this process trains on, and which of how many ranks it is. The same under plain python and torchrun."""
+"""Which device this process trains on, which of how many ranks it is, and how the model is spread over them.
+
+The same program runs under plain python and under torchrun, on one machine or several. `pretrain.parallel`:
+
+| setting | weights between passes | gradients | optimizer | traffic in a step |
+|---|---|---|---|---|
+| `ddp` | whole | whole | whole | one all-reduce |
+| `zero2` | whole in a step, then shards | whole, then shards | shards | one all-gather, one reduce-scatter |
+| `fsdp` | shards, one block whole at a time | shards | shards | two all-gathers and a reduce-scatter a pass |
+
+The last two are FSDP2 (arXiv 2304.11277; `torch.distributed.fsdp.fully_shard`). Shards are float32 and travel so: sent
+as bfloat16 the gains of the norms and the residual stream would lose digits that they keep on one device.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
-from xmodel.errors import UserError
+from xmodel.errors import Interrupted, MachineError, UserError
+from xmodel.model.transformer import Transformer
 from xmodel.recipe.batches import batch_sizes
 from xmodel.recipe.settings import Pretrain
 
@@ -23,13 +43,14 @@ class Place:
     rank: int
     world: int
     device: torch.device
+    behind: dist.ProcessGroup | None = None  # all ranks over the CPU, for what threads do behind the training
 
     @property
     def first(self) -> bool:
         """Whether this rank writes files and log lines."""
         return self.rank == 0
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
+    def sum(self, values: Tensor) -> Tensor:
         """Sum over all ranks, in place."""
         if self.world > 1:
             dist.all_reduce(values)
@@ -42,6 +63,7 @@ def placed(settings: Pretrain) -> Iterator[Place]:
 
     Raises:
         UserError: the recipe asks for CUDA and there is none, or the world size does not divide the batch.
+        MachineError: another rank died, or did not answer for `pretrain.timeout_minutes`.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if settings.device == "cuda" and not torch.cuda.is_available():
@@ -51,13 +73,34 @@ def placed(settings: Pretrain) -> Iterator[Place]:
     accumulation(settings, world)  # refuse before any process group exists
     if use_cuda:
         torch.cuda.set_device(device)
-    if world > 1:
-        dist.init_process_group("nccl" if use_cuda else "gloo", device_id=device if use_cuda else None)
-    try:
+    if world == 1:
         yield Place(rank, world, device)
+        return
+    timeout, left_well = timedelta(minutes=settings.timeout_minutes), False
+    try:
+        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timeout, device_id=device if use_cuda else None)
+        behind = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
+        yield Place(rank, world, device, behind)
+        left_well = True
+    except Interrupted:
+        left_well = True
+        raise
+    except RuntimeError as error:
+        if not lost_another_rank(error):
+            raise
+        raise MachineError(
+            f"rank {rank}: another training process died, or did not answer for pretrain.timeout_minutes = "
+            f"{settings.timeout_minutes:g} ({' '.join(str(error).split())[:160]}); the same command goes on from the "
+            "newest checkpoint, and pretrain.max_restarts lets it do so by itself"
+        ) from error
     finally:
-        if world > 1:
+        if left_well:  # with a rank lost this would wait for it
             dist.destroy_process_group()
+
+
+def lost_another_rank(error: RuntimeError) -> bool:
+    """Whether the error says that a collective failed because of another process."""
+    return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo/", "NCCL"))
 
 
 def accumulation(settings: Pretrain, world: int) -> int:
@@ -80,3 +123,59 @@ def accumulation(settings: Pretrain, world: int) -> int:
                 f"processes ({name} {batch}); {', '.join(map(str, near))} would"
             )
     return settings.global_batch // world // micro
+
+
+def distributed(model: Transformer, place: Place, settings: Pretrain) -> nn.Module:
+    """The model as training calls it, spread over all ranks; the gradients of its last pass are averaged over them.
+
+    To be called before the optimizer is made: FSDP2 puts shards (DTensor) in the place of the model's parameters.
+    """
+    if place.world == 1:
+        return model
+    if settings.parallel == "ddp":
+        # The table of rotary positions is the same everywhere: not to be sent around in every pass.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ["rotary"])
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    whole_between_passes = settings.parallel == "zero2"
+    mesh = init_device_mesh(place.device.type, (place.world,))
+    for block in model.model.layers:
+        fully_shard(block, mesh=mesh, reshard_after_forward=not whole_between_passes)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)  # embedding, head and last norm: used at both ends
+    return model
+
+
+def last_pass(trained: nn.Module, settings: Pretrain, last: bool) -> AbstractContextManager[None]:
+    """Around a forward and backward pass: only a step's last one (`last`) has to join the ranks' gradients.
+
+    `fsdp` joins them in every pass, so that no rank ever holds the gradients of more than one block.
+    """
+    if isinstance(trained, DistributedDataParallel):
+        return nullcontext() if last else trained.no_sync()
+    if isinstance(trained, FSDPModule) and settings.parallel == "zero2":
+        trained.set_is_last_backward(last)
+        trained.set_requires_gradient_sync(last)
+        trained.set_reshard_after_backward(last)
+    return nullcontext()
+
+
+@contextmanager
+def gathered(model: Transformer, settings: Pretrain) -> Iterator[None]:
+    """All weights whole in every process, so that each may use the model by itself, for evaluation."""
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    resharding = [module for module in sharded if module is not model and settings.parallel == "fsdp"]
+    for module in sharded:
+        module.unshard()
+    for module in resharding:
+        module.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for module in resharding:
+            module.set_reshard_after_forward(True, recurse=False)
+        for module in sharded:
+            module.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded; a collective if it is."""
+    return cast(Tensor, tensor.full_tensor()) if isinstance(tensor, DTensor) else tensor

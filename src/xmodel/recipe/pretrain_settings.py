@@ -100,3 +100,33 @@ class Pretrain:
     norms_every: int = setting(
         0, "steps between norms of weights, gradients and updates by layer; 0: never", least=0, identity=False
     )
+    # ---- several devices, checkpoints and faults
+    parallel: Literal["ddp", "zero2", "fsdp"] = setting(
+        "ddp",
+        "what several devices share out; ddp: the batch alone; zero2: optimizer and weights, gathered once a step; "
+        "fsdp: all, a block at a time",
+        identity=False,
+    )
+    timeout_minutes: float = setting(
+        30.0, "how long to wait for another process before giving up", least=0.05, identity=False
+    )
+    max_restarts: int = setting(
+        0, "restarts from the newest checkpoint when a training process dies (--processes)", least=0, identity=False
+    )
+    keep_every: int = setting(
+        0, "checkpoints of steps that this divides are kept for good; 0: none", least=0, identity=False
+    )
+    verify_tokens: Literal["auto", "always", "never"] = setting(
+        "auto", "compare the checksums of the token shards at the start; auto: of up to 4 GB", identity=False
+    )
+    spike_sigma: float = setting(
+        0.0,
+        "skip a step whose loss or gradient norm is this many standard deviations above the mean; 0: never",
+        least=0,
+    )
+    spike_window: int = setting(128, "latest steps that mean and deviation are taken of", least=2)
+    spike_rewind: int = setting(
+        0,
+        "after so many skipped steps in a row, go back to the last checkpoint and leave out the data since; 0: never",
+        least=0,
+    )

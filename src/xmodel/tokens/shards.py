@@ -8,7 +8,9 @@ readers see the shards of a source as one long array. write.py writes them.
 from __future__ import annotations
 
 import bisect
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,8 +26,8 @@ PIECE_BYTES = "piece-bytes.bin"
 PADDING = -100  # stands in a batch where there is no token; a target of -100 gives no loss
 
 
-def verify(folder: Path) -> None:
-    """Read every file that the manifest lists and compare its checksum.
+def verify(folder: Path, rank: int = 0, world: int = 1) -> None:
+    """Read every file that the manifest lists, or this rank's share of them, and compare its checksum.
 
     Raises:
         MachineError: names the file that is missing or damaged.
@@ -37,12 +39,16 @@ def verify(folder: Path) -> None:
             for shard in entry["shards"]:
                 expected[shard["file"]] = shard["checksum"]
                 expected[str(Path(shard["file"]).with_suffix(".ends"))] = shard["ends_checksum"]
-    for name, wanted in expected.items():
+
+    def check(name: str) -> None:
         path = folder / name
         if not path.is_file():
             raise MachineError(f"{path}: missing; run the tokens stage again")
-        if checksum(path) != wanted:
+        if checksum(path) != expected[name]:
             raise MachineError(f"{path}: damaged (its checksum is not the manifest's); run the tokens stage again")
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing does not hold Python's lock
+        list(pool.map(check, list(expected)[rank::world]))
 
 
 class Windows(Protocol):

@@ -1,0 +1,137 @@
+"""Real training runs with several ranks over gloo, without starting Python for each: one process imports, then forks.
+
+Run as a program: `python ranks.py JOB.json`; a job lists runs, see `main`. Kept apart from pytest, whose process has
+threads by then and must not fork.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from xmodel.errors import XmodelError
+from xmodel.files import checksum, write_json
+from xmodel.model.transformer import Transformer
+from xmodel.pretrain.data import TrainingData
+from xmodel.pretrain.loop import pretrain
+from xmodel.recipe.settings import Corpus, Model, Pretrain, Recipe, Source
+
+SHAPE = Model(layers=2, heads=2, kv_heads=1, hidden=16, ffn=24, context_length=16, position_table=16, vocab_size=65)
+TRAIN = Pretrain(
+    steps=16, global_batch=12, micro_batch=1, peak_lr=3e-3, final_lr=3e-4, warmup_steps=2, precision="fp32",
+    compile="off", device="cpu", eval_every=3, eval_tokens=200, save_every=100, log_every=1, tensorboard=False,
+    timeout_minutes=1,
+)  # fmt: skip
+
+
+def make_tokens(folder: Path) -> None:
+    """A tokens folder of two sources and a held-out text, from a fixed seed."""
+    random = np.random.default_rng(0)
+    manifest: dict[str, Any] = {"bos": False, "vocab_size": 65, "dtype": "uint16", "tokenizer": "made up"}
+    for split, names in (("train", ("a", "b")), ("validation", ("en",))):
+        (folder / split).mkdir(parents=True)
+        manifest[split] = {}
+        for name in names:
+            file = folder / split / f"{name}-00000.bin"
+            random.integers(0, 65, 1500).astype("<u2").tofile(file)
+            np.array([1500], "<i8").tofile(file.with_suffix(".ends"))
+            entry = {"file": f"{split}/{file.name}", "tokens": 1500, "checksum": checksum(file)}
+            entry["ends_checksum"] = checksum(file.with_suffix(".ends"))
+            manifest[split][name] = {"tokens": 1500, "shards": [entry]}
+    np.full(65, 2, "<u2").tofile(folder / "piece-bytes.bin")
+    manifest["piece_bytes"] = {"file": "piece-bytes.bin", "checksum": checksum(folder / "piece-bytes.bin")}
+    write_json(folder / "manifest.json", manifest)
+
+
+def recipe(**settings: Any) -> Recipe:
+    sources = [Source(name="a", weight=0.7), Source(name="b", weight=0.3)]
+    return Recipe(corpus=Corpus(sources=sources), model=replace(SHAPE), pretrain=replace(TRAIN, **settings))
+
+
+def rank_main(run: dict[str, Any], tokens: Path, folder: Path, rank: int, port: int) -> None:
+    """One rank of one run; leaves by os._exit with 0, or the error's exit code."""
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": run["world"], "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in environment.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    plain_batch, plain_forward, calls = TrainingData.batch, Transformer.forward, {"train": 0}
+
+    def batch(self: TrainingData, step: int, *place: int) -> np.ndarray:
+        rows = plain_batch(self, step, *place)
+        digests = [hashlib.sha256(row.tobytes()).hexdigest()[:12] for row in rows]
+        with open(folder / f"batches-{rank}.jsonl", "a") as stream:
+            stream.write(json.dumps({"batch": step, "rows": digests}) + "\n")
+        return rows
+
+    def forward(self: Transformer, *inputs: Any, **named: Any) -> torch.Tensor:
+        """As it is, except that some passes of one rank return what `run["faults"]` says."""
+        out = plain_forward(self, *inputs, **named)
+        if self.training:
+            fault = run.get("faults", {}).get(str(calls["train"])) if rank == run["world"] - 1 else None
+            calls["train"] += 1
+            if fault == "nan":
+                return out * torch.nan
+            if fault == "inf":  # the gradients stay finite
+                return out + torch.inf
+            if fault == "spike":
+                return out * 50
+        return out
+
+    def score(model: Transformer) -> list[dict[str, Any]]:
+        if run.get("stop") and calls["train"] > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+    TrainingData.batch, Transformer.forward = batch, forward  # type: ignore[method-assign]
+    try:
+        pretrain(recipe(**run.get("settings", {})), tokens, folder, score)
+        code = 0
+    except XmodelError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        code = error.exit_code
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main(job_file: Path) -> None:
+    """Carry out a job: {"tokens": folder, "runs": [{"folder", "world", "settings", "stop", "faults", "codes"}]}.
+
+    `stop`: SIGTERM to the first rank at the first evaluation after training began. `faults`: {number of the training
+    pass of the last rank (0: the dry run): "nan" | "inf" | "spike"}. `codes`: exit codes that are expected, [0] if
+    absent.
+    """
+    job = json.loads(job_file.read_text())
+    tokens = Path(job["tokens"])
+    if not tokens.exists():
+        make_tokens(tokens)
+    torch.set_num_threads(1)
+    for run in job["runs"]:
+        folder = Path(run["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = []
+        for rank in range(run["world"]):
+            child = os.fork()
+            if child == 0:
+                rank_main(run, tokens, folder, rank, port)
+            children.append(child)
+        codes = {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
+        assert codes <= set(run.get("codes", [0])), (run, codes)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
