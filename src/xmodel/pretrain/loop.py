@@ -9,21 +9,25 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xmodel.console import count, log, progress
 from xmodel.errors import Interrupted, MachineError, UserError
 from xmodel.files import write_json
+from xmodel.model.attention import choose_attention
 from xmodel.model.counts import flops_per_token, parameters
+from xmodel.model.fp8 import check_fp8
 from xmodel.model.transformer import Transformer, compile_model
 from xmodel.pretrain.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from xmodel.pretrain.data import TrainingData, ValidationData, prefetched
+from xmodel.pretrain.fit import fit_micro_batch
 from xmodel.pretrain.flops import peak_flops
+from xmodel.pretrain.garbage import garbage_held_back
 from xmodel.pretrain.metrics import Metrics
 from xmodel.pretrain.optim import clip_grad_norm, global_norm, guarded_step, make_optimizer
 from xmodel.pretrain.parallel import Place, accumulation, placed
@@ -32,7 +36,7 @@ from xmodel.pretrain.stop import agreed_stop, stop_signal
 from xmodel.pretrain.validate import eager, validate
 from xmodel.recipe.settings import Recipe
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.bfloat16}
 COMPILE_SECONDS = 180  # torch.compile takes up to a minute: below three minutes of training it does not pay
 
 Score = Callable[[Transformer], list[dict[str, Any]]]
@@ -61,7 +65,6 @@ def _train(
     recipe: Recipe, tokens_folder: Path, run_folder: Path, score: Score, place: Place, stop: dict[str, bool]
 ) -> dict[str, Any]:
     settings, shape, device = recipe.pretrain, recipe.model, place.device
-    passes, micro = accumulation(settings, place.world), settings.micro_batch
     tokens_per_step = settings.global_batch * shape.context_length
 
     # ---- model, optimizer, data -------------------------------------------------------------------------------------
@@ -69,11 +72,15 @@ def _train(
     model = Transformer(shape)
     model.init_weights(recipe.seed)
     model.to(device)
-    model.compute_dtype = dtype
+    model.compute_dtype, model.fp8 = dtype, settings.precision == "fp8"
+    if model.fp8:
+        check_fp8(shape, shape.context_length, device)
+    heads = shape.heads, shape.kv_heads, shape.hidden // shape.heads
+    model.attention = choose_attention(settings.attention, *heads, dtype, device)
+    model.checkpointing = settings.activation_checkpointing
     optimizer = make_optimizer(model, settings)
     weights = {source.name: source.weight for source in recipe.corpus.sources}
     data = TrainingData(tokens_folder, weights, recipe.seed, shape.context_length)
-    validation = ValidationData(tokens_folder, shape.context_length, settings.eval_tokens, micro)
 
     # ---- resume -----------------------------------------------------------------------------------------------------
     folder = run_folder / "checkpoints"
@@ -99,17 +106,20 @@ def _train(
         compile_model(model)
     shared = DistributedDataParallel(model) if place.world > 1 else None
     trained = shared or model
+    micro = fit_micro_batch(trained, optimizer, shape, settings, place)
+    passes = accumulation(replace(settings, micro_batch=micro), place.world)
+    validation = ValidationData(tokens_folder, shape.context_length, settings.eval_tokens, micro)
     log(
         f"pretrain: {count(parameters(shape)['total'])} parameters, {count(tokens_per_step)} tokens a step "
         f"({micro} × {shape.context_length} × {passes} passes × {place.world} on {device.type}, {settings.precision}"
-        f"{', compiled' if compiled else ''}); MFU against {peak / 1e12:.3g} TFLOP/s ({peak_source})"
+        f"{', compiled' if compiled else ''}, attention {model.attention}, activation checkpointing "
+        f"{model.checkpointing}); MFU against {peak / 1e12:.3g} TFLOP/s ({peak_source})"
     )
     if metrics is not None:
         facts = {"device": device.type, "world": place.world, "precision": settings.precision, "compiled": compiled}
+        facts |= {"attention": model.attention, "activation_checkpointing": model.checkpointing}
         facts |= {"micro_batch": micro, "peak_flops": peak, "peak_source": peak_source}
         metrics.write({"kind": "start", "step": first, "time": time.time()} | facts)
-    dry_run(trained, micro, shape.context_length, device)
-    optimizer.zero_grad()
 
     def evaluate(step: int) -> dict[str, float]:
         with eager(model):
@@ -131,6 +141,7 @@ def _train(
     with (
         progress("pretrain", settings.steps, "steps", done=first) as shown,
         prefetched(data, settings, place, first) as batches,
+        garbage_held_back() as collect_garbage,
     ):
         interval_started, timed_steps = time.perf_counter(), 0
         for step in range(first + 1, settings.steps + 1):
@@ -193,6 +204,8 @@ def _train(
                 last = evaluate(step)
             if end or stopping or step % settings.save_every == 0:
                 save(step)
+            if end or step % settings.log_every == 0:
+                collect_garbage()
             interval_started += time.perf_counter() - paused  # throughput is of training alone
             if stopping and not end:
                 raise Interrupted(f"stopped at step {step}, which is saved; the same command goes on")
@@ -201,21 +214,3 @@ def _train(
     if place.first:
         write_json(folder / "summary.json", summary)
     return summary
-
-
-def dry_run(model: nn.Module, micro: int, length: int, device: torch.device) -> None:
-    """One forward and backward pass of full size before step 1: out of memory and compile errors show at once.
-
-    Raises:
-        UserError: the micro-batch does not fit.
-    """
-    tokens_BT = torch.zeros(micro, length, dtype=torch.int64, device=device)
-    started = time.perf_counter()
-    try:
-        with model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext():
-            (model(tokens_BT, targets_BT=tokens_BT) * 0).backward()
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"pretrain.micro_batch: {micro} sequences of {length} tokens do not fit into memory; try a smaller one"
-        ) from error
-    log(f"pretrain: dry run passed in {time.perf_counter() - started:.1f}s")

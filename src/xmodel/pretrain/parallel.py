@@ -59,12 +59,12 @@ def placed(settings: Pretrain) -> Iterator[Place]:
 
 
 def accumulation(settings: Pretrain, world: int) -> int:
-    """Forward passes per device and step.
+    """Forward passes per device and step. A micro-batch of 0, which is not decided yet, counts as 1.
 
     Raises:
         UserError: global_batch is not micro_batch × world × a whole number; names micro-batches that fit.
     """
-    batch, micro = settings.global_batch, settings.micro_batch
+    batch, micro = settings.global_batch, settings.micro_batch or 1
     if batch % world:
         raise UserError(f"pretrain.global_batch: {batch} sequences cannot be shared equally by {world} processes")
     if (batch // world) % micro:
