@@ -1,27 +1,46 @@
-"""Causal attention: PyTorch's fused kernel, except in bfloat16 on a CPU, where blocks of plain products are faster."""
+"""Causal attention, and which kernel does it: chosen once before a run, for its device, dtype and head shape."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from xmodel.errors import UserError
 
 BLOCK = 64  # queries handled at once by the CPU path: their scores stay in the cache
+SDPA_KERNELS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 
 # Legend: B sequences, T queries, S keys, H query heads, K key/value heads, G = H / K, C head size; R = G·(queries of a
 # block), Q queries of a block, n = B·K, e keys that a block sees.
 
 
-def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor) -> Tensor:
+def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, kernel: str = "auto") -> Tensor:
     """Grouped-query attention (arXiv 2305.13245) of the last T of S positions, each over itself and what is before it.
+
+    Args:
+        kernel: what `choose_attention` returned, for a training step (S = T); "auto": what suits the inputs.
 
     Returns:
         [B, H, T, C], in the dtype of the inputs, strided so that transposing heads and positions gives a dense tensor.
     """
     new, past = q_BHTC.shape[2], k_BKSC.shape[2] - q_BHTC.shape[2]
+    if kernel == "fa3":
+        return _flash_attention_3(q_BHTC, k_BKSC, v_BKSC)
+    if kernel in SDPA_KERNELS:
+        with sdpa_kernel(SDPA_KERNELS[kernel]):  # pyright: ignore[reportCallIssue] (its annotation)
+            return F.scaled_dot_product_attention(
+                q_BHTC, k_BKSC, v_BKSC, is_causal=True, enable_gqa=q_BHTC.shape[1] != k_BKSC.shape[1]
+            )
     if q_BHTC.device.type == "cpu" and q_BHTC.dtype == torch.bfloat16 and past == 0 and new > 1:
         return torch.ops.xmodel.blocked_attention(q_BHTC, k_BKSC, v_BKSC)
     mask_TS = None
@@ -31,6 +50,66 @@ def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(
         q_BHTC, k_BKSC, v_BKSC, attn_mask=mask_TS, is_causal=past == 0 and new > 1, enable_gqa=grouped
     )
+
+
+def choose_attention(
+    wanted: str, heads: int, kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device
+) -> str:
+    """The kernel for the training steps of a run: one of SDPA_KERNELS, "blocked" or "fa3".
+
+    `auto` takes the first that can do these heads in this dtype, forward and backward: on a CPU "blocked" (ours) in
+    bfloat16; on CUDA cuDNN's from Hopper on, where it is the fastest that PyTorch brings, and flash before. The order
+    is fixed, and not timed, so that a run that goes on uses the same kernel again.
+
+    Raises:
+        UserError: the kernel that is asked for is not installed, or cannot do this.
+    """
+    if wanted == "auto" and device.type == "cpu":
+        candidates = ["blocked"] if dtype == torch.bfloat16 else ["flash", "math"]
+    elif wanted == "auto":
+        new = torch.cuda.get_device_capability(device) >= (9, 0)
+        candidates = ["cudnn", "flash", "math"] if new else ["flash", "cudnn", "math"]
+    else:
+        candidates = [wanted]
+    if wanted == "fa3" and importlib.util.find_spec("flash_attn_interface") is None:
+        raise UserError(
+            "pretrain.attention: fa3 needs FlashAttention 3 (the module flash_attn_interface, built from the folder "
+            "hopper of github.com/Dao-AILab/flash-attention); auto does without"
+        )
+    faults = {}
+    for kernel in candidates:
+        faults[kernel] = _fault(kernel, heads, kv_heads, head_size, dtype, device)
+        if faults[kernel] is None:
+            return kernel
+    what = f"{heads}/{kv_heads} heads of {head_size} in {str(dtype).removeprefix('torch.')} on {device.type}"
+    reasons = "; ".join(f"{kernel}: {fault}" for kernel, fault in faults.items())
+    raise UserError(f"pretrain.attention: {wanted} cannot do {what} ({reasons}); use auto")
+
+
+def _fault(
+    kernel: str, heads: int, kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device
+) -> str | None:
+    """Why a kernel cannot do a small forward and backward pass of these heads; None when it can."""
+    q, k, v = (
+        torch.zeros(1, 128, n, head_size, dtype=dtype, device=device).transpose(1, 2).requires_grad_()
+        for n in (heads, kv_heads, kv_heads)
+    )
+    try:
+        with torch.enable_grad():
+            causal_attention(q, k, v, kernel=kernel).sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except (RuntimeError, ImportError) as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return None
+
+
+@torch.compiler.disable  # a third-party module: torch.compile goes around it, in whatever version it is
+def _flash_attention_3(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
+    from flash_attn_interface import flash_attn_func  # type: ignore[import-not-found]
+
+    out = flash_attn_func(*(x.transpose(1, 2) for x in (q_BHTC, k_BKTC, v_BKTC)), causal=True)
+    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)  # older releases add the log-sum-exp
 
 
 # PyTorch's flash kernel for CPUs multiplies blocks too small for the bfloat16 units: 185 ms forward and backward where

@@ -10,6 +10,7 @@ H query heads, K key/value heads, C = D / H head size, F width of the SwiGLU, V 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,19 @@ from torch import Tensor, nn
 
 from xmodel.model.attention import causal_attention
 from xmodel.model.documents import DocumentMask, document_attention, document_mask
+from xmodel.model.fp8 import fp8_linear
 from xmodel.model.loss import linear_cross_entropy
+from xmodel.model.recompute import run_block
 from xmodel.model.width import initial_std
 from xmodel.recipe.settings import Model
+
+
+class Compute(NamedTuple):
+    """How the blocks compute."""
+
+    dtype: torch.dtype  # of activations and matrix products
+    attention: str = "auto"  # kernel, as `choose_attention` names it
+    fp8: bool = False  # the blocks' matrix products in float8
 
 
 class KVCache:
@@ -76,12 +87,14 @@ def rotate(x_BTHC: Tensor, rotary_2TC: Tensor) -> Tensor:
     return torch.cat((left * cos_T1C - right * sin_T1C, right * cos_T1C + left * sin_T1C), dim=-1).to(x_BTHC.dtype)
 
 
-def project(x_BTD: Tensor, *weights: Tensor) -> Tensor:
+def project(x_BTD: Tensor, *weights: Tensor, fp8: bool = False) -> Tensor:
     """x · wᵀ for every weight [O, D], side by side on the last axis, in the dtype of x.
 
     In training one product takes the place of several: the weights are joined on the way, so that the parameters stay
     apart, as Llama has them. Without gradients they are used where they lie: for few tokens a copy would cost more.
     """
+    if fp8:
+        return fp8_linear(x_BTD.flatten(0, 1), torch.cat(weights)).unflatten(0, x_BTD.shape[:2])
     if torch.is_grad_enabled():
         return F.linear(x_BTD, torch.cat(weights).to(x_BTD.dtype))
     return torch.cat([F.linear(x_BTD, weight.to(x_BTD.dtype)) for weight in weights], dim=-1)
@@ -103,9 +116,16 @@ class Attention(nn.Module):
         self.qk_norm = config.qk_norm
 
     def forward(
-        self, x_BTD: Tensor, rotary_2TC: Tensor, layer: int, cache: KVCache | None, documents: DocumentMask | None
+        self,
+        x_BTD: Tensor,
+        rotary_2TC: Tensor,
+        compute: Compute,
+        layer: int,
+        cache: KVCache | None,
+        documents: DocumentMask | None,
     ) -> Tensor:
-        qkv_BTO = project(x_BTD, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
+        qkv_BTO = project(x_BTD, *weights, fp8=compute.fp8)
         qkv_BTHC = qkv_BTO.unflatten(-1, (-1, self.head_size))
         qk_BTHC, v_BTKC = qkv_BTHC.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.qk_norm:
@@ -117,10 +137,10 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKSC, v_BKSC = cache.append(layer, k_BKSC, v_BKSC)
         if documents is None:
-            out_BHTC = causal_attention(q_BHTC, k_BKSC, v_BKSC)
+            out_BHTC = causal_attention(q_BHTC, k_BKSC, v_BKSC, kernel=compute.attention)
         else:
             out_BHTC = document_attention(q_BHTC, k_BKSC, v_BKSC, documents)
-        return F.linear(out_BHTC.transpose(1, 2).flatten(2), self.o_proj.weight.to(x_BTD.dtype))
+        return project(out_BHTC.transpose(1, 2).flatten(2), self.o_proj.weight, fp8=compute.fp8)
 
 
 class SwiGLU(nn.Module):
@@ -132,9 +152,9 @@ class SwiGLU(nn.Module):
         self.up_proj = Weight(config.ffn, config.hidden)
         self.down_proj = Weight(config.hidden, config.ffn)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        gate_BTF, up_BTF = project(x_BTD, self.gate_proj.weight, self.up_proj.weight).chunk(2, dim=-1)
-        return F.linear(F.silu(gate_BTF) * up_BTF, self.down_proj.weight.to(x_BTD.dtype))
+    def forward(self, x_BTD: Tensor, fp8: bool) -> Tensor:
+        gate_BTF, up_BTF = project(x_BTD, self.gate_proj.weight, self.up_proj.weight, fp8=fp8).chunk(2, dim=-1)
+        return project(F.silu(gate_BTF) * up_BTF, self.down_proj.weight, fp8=fp8)
 
 
 class Block(nn.Module):
@@ -152,15 +172,15 @@ class Block(nn.Module):
         self,
         x_BTD: Tensor,
         rotary_2TC: Tensor,
-        dtype: torch.dtype,
+        compute: Compute,
         layer: int = 0,
         cache: KVCache | None = None,
         documents: DocumentMask | None = None,
     ) -> Tensor:
-        normed_BTD = rms_norm(x_BTD, self.input_layernorm.weight, self.eps, dtype)
-        x_BTD = x_BTD + self.self_attn(normed_BTD, rotary_2TC, layer, cache, documents)
-        normed_BTD = rms_norm(x_BTD, self.post_attention_layernorm.weight, self.eps, dtype)
-        return x_BTD + self.mlp(normed_BTD)
+        normed_BTD = rms_norm(x_BTD, self.input_layernorm.weight, self.eps, compute.dtype)
+        x_BTD = x_BTD + self.self_attn(normed_BTD, rotary_2TC, compute, layer, cache, documents)
+        normed_BTD = rms_norm(x_BTD, self.post_attention_layernorm.weight, self.eps, compute.dtype)
+        return x_BTD + self.mlp(normed_BTD, compute.fp8)
 
 
 class Decoder(nn.Module):
@@ -181,6 +201,9 @@ class Transformer(nn.Module):
         compute_dtype: dtype of activations and matrix products. Parameters are cast to it where they are used, so
             float32 parameters stay exact master weights while bfloat16 does the work; gradients have the parameters'
             dtype. Norms, rotary positions and the loss are computed in float32 whatever it is.
+        attention, fp8, checkpointing: of training steps only (evaluation and generation use none of them): the kernel
+            that `choose_attention` named; whether the blocks' products are in float8; what the blocks keep for the
+            backward pass, see `run_block`.
     """
 
     def __init__(self, config: Model) -> None:
@@ -189,6 +212,7 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.z_loss = 0.0
+        self.attention, self.fp8, self.checkpointing = "auto", False, "none"
         self.compiled_block: Callable[..., Tensor] | None = None  # set by compile_model
         self.model = Decoder(config)
         if not config.tied_embeddings:
@@ -232,15 +256,18 @@ class Transformer(nn.Module):
             )
         rotary_2TC = self.rotary[:, past : past + new]
         x_BTD = F.embedding(tokens_BT, self.model.embed_tokens.weight)
-        compiled = self.compiled_block if self.training and torch.is_grad_enabled() else None
+        training = self.training and torch.is_grad_enabled() and cache is None
         documents = None
         if starts_BT is not None:
-            documents = document_mask(starts_BT, self.compute_dtype, compiled is not None)
-        for layer, block in enumerate(self.model.layers):
-            if compiled is not None:
-                x_BTD = compiled(block, x_BTD, rotary_2TC, self.compute_dtype, 0, None, documents)
-            else:
-                x_BTD = block(x_BTD, rotary_2TC, self.compute_dtype, layer, cache, documents)
+            compiled = training and self.compiled_block is not None
+            documents = document_mask(starts_BT, self.compute_dtype, compiled)
+        if training:
+            run, compute = self.compiled_block or run_block, Compute(self.compute_dtype, self.attention, self.fp8)
+            for block in self.model.layers:
+                x_BTD = run(self.checkpointing, block, x_BTD, rotary_2TC, compute, 0, None, documents)
+        else:
+            for layer, block in enumerate(self.model.layers):
+                x_BTD = block(x_BTD, rotary_2TC, Compute(self.compute_dtype), layer, cache, documents)
         if cache is not None:
             cache.length += new
         return rms_norm(x_BTD, self.model.norm.weight, self.config.norm_eps, self.compute_dtype)
@@ -280,4 +307,4 @@ def compile_model(model: Transformer) -> None:
     gain, since embedding, head and loss are few large kernels already. Only training uses it (`model.train()` with
     gradients on), where the shape of a batch never changes: evaluation and generation, whose shapes do, never compile.
     """
-    model.compiled_block = torch.compile(lambda block, *inputs: block(*inputs), dynamic=False)
+    model.compiled_block = torch.compile(run_block, dynamic=False)

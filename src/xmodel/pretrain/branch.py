@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xmodel.errors import UserError
 from xmodel.files import read_json
-from xmodel.pretrain.checkpoint import damage
+from xmodel.pretrain.checkpoint_files import damage
 from xmodel.pretrain.schedule import learning_rate
 from xmodel.recipe.batches import batch_size
 from xmodel.recipe.dump import recipe_diff

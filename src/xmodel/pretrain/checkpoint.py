@@ -1,6 +1,6 @@
 """Checkpoints: a model folder that transformers can read, the optimizer's state beside it, a manifest over all.
 
-    step-000000100/  config.json  model.safetensors  optimizer/  state.json  manifest.json
+    step-000000100/  config.json  model.safetensors  [average.safetensors]  optimizer/  state.json  manifest.json
 
 `optimizer/` is a checkpoint of torch.distributed.checkpoint (DCP): every rank writes its own share, and any number of
 ranks reads what it needs, whether the run is DDP or FSDP2. One process is the case of one rank. Its tensors are named
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
@@ -36,9 +37,20 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from xmodel.console import log
 from xmodel.errors import MachineError, UserError
 from xmodel.files import PARTIAL, atomic_folder, read_json, write_json
-from xmodel.model.checkpoint_io import read_tensors, save_weights
+from xmodel.model.checkpoint_io import AVERAGE, read_tensors, save_weights
 from xmodel.model.transformer import Transformer
-from xmodel.pretrain.checkpoint_files import FORMAT, HERE, MANIFEST, OPTIMIZER, STATE, refuse_other, remove_old, sums
+from xmodel.pretrain.checkpoint_files import (
+    FORMAT,
+    HERE,
+    MANIFEST,
+    OPTIMIZER,
+    STATE,
+    ForGood,
+    never,
+    refuse_other,
+    remove_old,
+    sums,
+)
 from xmodel.pretrain.parallel import Place, whole
 from xmodel.recipe.settings import Model
 
@@ -52,6 +64,7 @@ class Snapshot(NamedTuple):
     step: int
     config: Model
     weights: dict[str, Tensor]  # the whole model, on the first rank; empty elsewhere
+    average: dict[str, Tensor]  # likewise its averaged weights, if the run has them
     tensors: dict[str, Tensor]  # this rank's share of optimizer and extra
     state: dict[str, Any]
     bytes: int  # of all ranks
@@ -67,8 +80,10 @@ class Checkpointer:
     one is tried. Only `finish` makes an error of it.
     """
 
-    def __init__(self, folder: Path, place: Place, keep: int, keep_every: int = 0, saved: int | None = None) -> None:
-        self.folder, self.place, self.keep, self.keep_every = folder, place, keep, keep_every
+    def __init__(
+        self, folder: Path, place: Place, keep: int, for_good: ForGood = never, saved: int | None = None
+    ) -> None:
+        self.folder, self.place, self.keep, self.for_good = folder, place, keep, for_good
         self.saved = saved  # step of the last checkpoint that stands
         self.buffers: dict[str, Tensor] = {}  # host memory of the snapshots, pinned for a GPU; used again and again
         self.thread: Thread | None = None
@@ -81,10 +96,11 @@ class Checkpointer:
         optimizer: torch.optim.Optimizer,
         state: dict[str, Any],
         extra: Mapping[str, Tensor] | None = None,
+        average: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Copy the state to host memory and begin to write it. Every rank calls this at the same step."""
         self.wait()
-        shot = snapshot(step, model, optimizer, state, extra or {}, self.place, self.buffers)
+        shot = snapshot(step, model, optimizer, state, extra or {}, average or {}, self.place, self.buffers)
         self.thread = Thread(target=self._write, args=(shot,), name=f"checkpoint {step}", daemon=True)
         self.thread.start()
 
@@ -114,7 +130,7 @@ class Checkpointer:
     def _write(self, shot: Snapshot) -> None:
         self.failure = None
         try:
-            write_checkpoint(self.folder, shot, self.place, self.keep, self.keep_every)
+            write_checkpoint(self.folder, shot, self.place, self.keep, self.for_good)
             self.saved = shot.step
         except Exception as error:  # in a thread nobody else would see it
             self.failure = f"checkpoint of step {shot.step} was not saved ({_reason(error)})"
@@ -129,12 +145,13 @@ def save_checkpoint(
     state: dict[str, Any],
     keep: int,
     extra: Mapping[str, Tensor] | None = None,
-    keep_every: int = 0,
+    average: Mapping[str, Tensor] | None = None,
+    for_good: ForGood = never,
     place: Place = HERE,
 ) -> Path:
     """Write `folder`/step-N and return when it stands; see `Checkpointer` for doing so behind the training."""
-    shot = snapshot(step, model, optimizer, state, extra or {}, place, {})
-    return write_checkpoint(folder, shot, place, keep, keep_every)
+    shot = snapshot(step, model, optimizer, state, extra or {}, average or {}, place, {})
+    return write_checkpoint(folder, shot, place, keep, for_good)
 
 
 def snapshot(
@@ -143,6 +160,7 @@ def snapshot(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     extra: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
     place: Place,
     buffers: dict[str, Tensor],
 ) -> Snapshot:
@@ -152,6 +170,7 @@ def snapshot(
         optimizer: its state holds tensors alone, for parameters of `model`.
         state: what fits JSON.
         extra: further tensors by name, anything that a run needs to go on exactly.
+        average: averaged weights by the parameters' names, or nothing.
         buffers: host memory from an earlier call, which is written over.
     """
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
@@ -160,22 +179,24 @@ def snapshot(
         for parameter, entries in optimizer.state.items()
         for key, value in entries.items()
     } | {f"extra.{name}": value for name, value in extra.items()}
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        complete = whole(tensor)  # a collective where it is sharded, so all ranks take part
-        if place.first:
-            weights[name] = _copied(f"model.{name}", complete, buffers)
+    models: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
+    for kind, tensors in (("model", model.state_dict()), ("average", average)):
+        for name, tensor in tensors.items():
+            complete = whole(tensor)  # a collective where it is sharded, so all ranks take part
+            if place.first:
+                models[kind][name] = _copied(f"{kind}.{name}", complete, buffers)
     mine = _share(everything, place)
-    tensors = {name: _copied(name, everything[name], buffers) for name in mine}
+    shares = {name: _copied(name, everything[name], buffers) for name in mine}
     if place.device.type == "cuda":
         torch.cuda.synchronize(place.device)
     if place.behind is not None:
         mesh = DeviceMesh.from_group(place.behind, "cpu")
-        tensors = {name: _on_host(tensor, everything[name], mesh) for name, tensor in tensors.items()}
+        shares = {name: _on_host(tensor, everything[name], mesh) for name, tensor in shares.items()}
     size = sum(
-        tensor.numel() * tensor.element_size() for tensor in (*model.state_dict().values(), *everything.values())
+        tensor.numel() * tensor.element_size()
+        for tensor in (*model.state_dict().values(), *average.values(), *everything.values())
     )
-    return Snapshot(step, model.config, weights, tensors, state, size)
+    return Snapshot(step, model.config, models["model"], models["average"], shares, state, size)
 
 
 def _share(tensors: Mapping[str, Tensor], place: Place) -> list[str]:
@@ -207,8 +228,8 @@ def _on_host(copy: Tensor, like: Tensor, mesh: DeviceMesh) -> Tensor:
     return DTensor.from_local(copy, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
 
 
-def write_checkpoint(folder: Path, shot: Snapshot, place: Place, keep: int, keep_every: int = 0) -> Path:
-    """Write a snapshot atomically, each rank its share, then remove all but the `keep` newest and every `keep_every`th.
+def write_checkpoint(folder: Path, shot: Snapshot, place: Place, keep: int, for_good: ForGood = never) -> Path:
+    """Write a snapshot atomically, each rank its share; then remove all but the `keep` newest and those `for_good`.
 
     Raises:
         MachineError: there is no room, or another rank could not write. OSError and others: this rank could not.
@@ -226,6 +247,8 @@ def write_checkpoint(folder: Path, shot: Snapshot, place: Place, keep: int, keep
 
         def write_model() -> None:
             save_weights(shot.config, shot.weights, partial)
+            if shot.average:
+                save_file(shot.average, partial / AVERAGE)
             write_json(partial / STATE, {"format": FORMAT, "step": shot.step} | shot.state)
 
         def write_manifest() -> None:
@@ -239,7 +262,7 @@ def write_checkpoint(folder: Path, shot: Snapshot, place: Place, keep: int, keep
         parts = _together(place, lambda: sums(partial, place))
         _together(place, write_manifest if place.first else None)
     if place.first:
-        remove_old(folder, keep, keep_every)
+        remove_old(folder, keep, for_good)
     return path
 
 
@@ -303,9 +326,10 @@ def load_checkpoint(
     model: Transformer,
     optimizer: torch.optim.Optimizer,
     extra: Mapping[str, Tensor] | None = None,
+    average: Mapping[str, Tensor] | None = None,
     tokenizer: str | None = None,
 ) -> dict[str, Any]:
-    """Load weights, optimizer state and `extra` into place; returns what was saved as `state`, with `step`.
+    """Load weights, average, optimizer state and `extra` into place; returns what was saved as `state`, with `step`.
 
     The model may be spread over other ranks, or in another way, than the one that was saved.
 
@@ -315,8 +339,11 @@ def load_checkpoint(
     refuse_other(path, model.config, tokenizer)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, tensor in read_tensors(path):
+        for name, tensor in read_tensors(path, average=False):
             parameters[name].copy_(_spread(tensor, parameters[name]))
+        if average:
+            for name, tensor in read_tensors(path, average=True):
+                average[name].copy_(_spread(tensor, average[name]))
     reader = FileSystemReader(path / OPTIMIZER)
     wanted: dict[str, Tensor] = {f"extra.{name}": tensor for name, tensor in (extra or {}).items()}
     stored = reader.read_metadata().state_dict_metadata

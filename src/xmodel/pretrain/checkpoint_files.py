@@ -24,6 +24,7 @@ MANIFEST, OPTIMIZER, STATE = "manifest.json", "optimizer", "state.json"
 HERE = Place(0, 1, torch.device("cpu"))  # one process by itself
 
 T = TypeVar("T")
+ForGood = Callable[[int], bool]  # step -> whether retention never reaches its checkpoint
 
 
 def checkpoints(folder: Path) -> Iterator[Path]:
@@ -89,7 +90,7 @@ def refuse_other(path: Path, config: Model, tokenizer: str | None) -> None:
 
 
 def _shape(config: Model) -> dict[str, Any]:
-    names = ("vocab_size", "layers", "heads", "kv_heads", "hidden", "ffn", "tied_embeddings")
+    names = ("vocab_size", "layers", "heads", "kv_heads", "hidden", "ffn", "tied_embeddings", "qk_norm")
     return {name: getattr(config, name) for name in names}
 
 
@@ -108,9 +109,14 @@ def _in_threads(work: Callable[[Path], T], files: Iterable[Path]) -> list[T]:
         return list(pool.map(work, files))
 
 
-def remove_old(folder: Path, keep: int, keep_every: int) -> None:
+def never(step: int) -> bool:
+    return False
+
+
+def remove_old(folder: Path, keep: int, for_good: ForGood) -> None:
+    """Remove all checkpoints but the `keep` newest and those of the steps that are kept for good."""
     for old in sorted(folder.glob("step-*[0-9]"))[:-keep]:
-        if not keep_every or _step(old) % keep_every:
+        if not for_good(_step(old)):
             doomed = old.with_name(old.name + PARTIAL)
             os.replace(old, doomed)  # so that a kill leaves no half of it under its name
             shutil.rmtree(doomed)

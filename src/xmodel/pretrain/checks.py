@@ -12,8 +12,10 @@ from xmodel.files import read_json
 from xmodel.pretrain.checkpoint_files import STATE, refuse_other
 from xmodel.pretrain.data import TrainingData
 from xmodel.pretrain.parallel import accumulation
+from xmodel.recipe.batches import samples_through
+from xmodel.recipe.phases import mixture
 from xmodel.recipe.settings import Recipe
-from xmodel.tokens.shards import verify
+from xmodel.tokens.shards import open_sources, verify
 
 VERIFIED_BYTES = (
     4 << 30
@@ -39,21 +41,22 @@ def check_before(recipe: Recipe, tokens_folder: Path, run_folder: Path, world: i
     saved = sorted((run_folder / "checkpoints").glob("step-*[0-9]"))
     if saved and (saved[-1] / STATE).is_file():
         refuse_other(saved[-1], recipe.model, manifest.get("tokenizer"))
-    weights = {source.name: source.weight for source in recipe.corpus.sources}
-    data = TrainingData(tokens_folder, weights, recipe.seed, recipe.model.context_length)
-    for name, source in data.sources.items():
+    length = recipe.model.context_length
+    data = TrainingData(tokens_folder, mixture(recipe), recipe.seed, length, recipe.pretrain.packing)
+    for name, source in open_sources(tokens_folder).items():
+        if name not in data.sources:
+            continue
         ids = source.read(0, min(source.tokens, 1 << 20))
         if (largest := int(np.max(ids))) >= recipe.model.vocab_size:
             raise UserError(
                 f"model.vocab_size: {recipe.model.vocab_size:,}, but source {name!r} of {tokens_folder} has the id "
                 f"{largest:,}; it was encoded with another tokenizer: run the tokens stage again (--redo tokens)"
             )
-    log(f"pretrain: epochs of each source: {_epochs(recipe, data, weights)}")
+    log(f"pretrain: epochs of each source: {_epochs(recipe, data)}")
 
 
-def _epochs(recipe: Recipe, data: TrainingData, weights: dict[str, float]) -> str:
-    samples, length = recipe.pretrain.steps * recipe.pretrain.global_batch, recipe.model.context_length
-    epochs = {name: samples * weights[name] / source.n_windows(length) for name, source in data.sources.items()}
+def _epochs(recipe: Recipe, data: TrainingData) -> str:
+    epochs = data.epochs(samples_through(recipe.pretrain.steps, recipe.pretrain))
     shown = ", ".join(f"{name} {count(round(times, 2))}" for name, times in epochs.items())
     often = [name for name, times in epochs.items() if times > MANY_EPOCHS]
     return shown + (f"; more than {MANY_EPOCHS} teach little: {', '.join(often)}" if often else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -56,9 +57,14 @@ class TrainingData:
         """How often a run of so many samples goes through each source."""
         return epochs(self.order, self.windows, samples)
 
-    def batch(self, step: int, settings: Pretrain, rank: int, world: int) -> np.ndarray:
-        """int64 [batch_size / world, sequence_length + 1]: this rank's rows of step `step` (from 1 on)."""
-        samples = self.order.samples(samples_before(step, settings), batch_size(step, settings), rank, world)
+    def batch(self, step: int, settings: Pretrain, rank: int, world: int, left_out: int = 0) -> np.ndarray:
+        """int64 [batch_size / world, sequence_length + 1]: this rank's rows of step `step` (from 1 on).
+
+        Args:
+            left_out: samples before these that no step has read.
+        """
+        first = samples_before(step, settings) + left_out
+        samples = self.order.samples(first, batch_size(step, settings), rank, world)
         return read_batch(self.sources, samples, self.sequence_length)
 
 
@@ -98,26 +104,76 @@ def valid_targets(rows_BT1: Tensor, settings: Pretrain, document_end: int | None
     return place.sum((model_inputs(rows_BT1, document_end)["targets_BT"] >= 0).sum())
 
 
+class Batches:
+    """This rank's batches of steps `first` + 1, ...: int64 [B, T + 1] on the device, read ahead in a thread.
+
+    On CUDA the thread also copies, from one of two page-locked buffers and on a stream of its own, so that the batch of
+    a step is on the device before the step before it ends. Tokens travel as int32.
+
+    Attributes:
+        waited: seconds for which `next` has waited for data so far.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        settings: Pretrain,
+        place: Place,
+        first: int,
+        left_out: int,
+        reader: ThreadPoolExecutor,
+    ) -> None:
+        self.waited = 0.0
+        self._data, self._settings, self._place, self._reader = data, settings, place, reader
+        self._step, self._left_out = first, left_out
+        self._buffers: dict[int, Tensor] = {}  # page-locked, by turn; a batch is copied before its buffer's next turn
+        self._stream = torch.cuda.Stream(place.device) if place.device.type == "cuda" else None
+        self._ahead = self._read_ahead()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        if self._ahead is None:
+            raise StopIteration
+        started = time.perf_counter()
+        rows_BT = self._ahead.result()
+        self.waited += time.perf_counter() - started
+        if self._stream is not None:  # the device waits for the copy, the host does not
+            step_stream = torch.cuda.current_stream(self._place.device)
+            step_stream.wait_stream(self._stream)
+            rows_BT.record_stream(step_stream)
+        self._ahead = self._read_ahead()
+        return rows_BT
+
+    def _read_ahead(self) -> Future[Tensor] | None:
+        if self._step == self._settings.steps:
+            return None
+        self._step += 1
+        return self._reader.submit(self._read, self._step)
+
+    def _read(self, step: int) -> Tensor:
+        place = self._place
+        rows = self._data.batch(step, self._settings, place.rank, place.world, self._left_out)
+        if self._stream is None:
+            return torch.from_numpy(rows)
+        if step % 2 not in self._buffers or self._buffers[step % 2].shape != rows.shape:
+            self._buffers[step % 2] = torch.empty(rows.shape, dtype=torch.int32, pin_memory=True)
+        buffer = self._buffers[step % 2]
+        self._stream.synchronize()  # this thread alone waits, until the buffer's last batch has been copied
+        np.copyto(buffer.numpy(), rows, casting="same_kind")
+        with torch.cuda.device(place.device), torch.cuda.stream(self._stream):
+            return buffer.to(place.device, non_blocking=True).to(torch.int64)
+
+
 @contextmanager
 def prefetched(
     data: TrainingData, settings: Pretrain, place: Place, first: int, left_out: int = 0
-) -> Iterator[Iterator[Tensor]]:
-    """This rank's batches of steps `first` + 1, ...: int64 [B, T + 1] on the device, read ahead in a thread.
+) -> Iterator[Batches]:
+    """The batches of steps `first` + 1 to the last, and the thread that reads them.
 
-    Step n reads batch n + `left_out`: the data of so many steps was left out after spikes.
+    Args:
+        left_out: samples that were left out after spikes; every step reads what lies so many further on.
     """
-
-    def read(step: int) -> Tensor:
-        rows_BT = torch.from_numpy(data.batch(step + left_out, settings, place.rank, place.world))
-        return rows_BT.pin_memory() if place.device.type == "cuda" else rows_BT
-
-    def batches() -> Iterator[Tensor]:
-        ahead: Future[Tensor] = reader.submit(read, first + 1)
-        for step in range(first + 1, settings.steps + 1):
-            rows_BT = ahead.result()
-            if step < settings.steps:
-                ahead = reader.submit(read, step + 1)
-            yield rows_BT.to(place.device, non_blocking=True)
-
     with ThreadPoolExecutor(1) as reader:
-        yield batches()
+        yield Batches(data, settings, place, first, left_out, reader)

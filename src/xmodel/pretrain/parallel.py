@@ -104,12 +104,14 @@ def lost_another_rank(error: RuntimeError) -> bool:
 
 
 def accumulation(settings: Pretrain, world: int) -> int:
-    """Forward passes per device and step (of `global_batch`: the stages of a batch warm-up have fewer).
+    """Forward passes per device and step of `global_batch` (the stages of a batch warm-up have fewer).
+
+    A micro-batch of 0, which is not decided yet, counts as 1.
 
     Raises:
         UserError: a batch is not micro_batch × world × a whole number; names micro-batches that fit.
     """
-    micro, sizes = settings.micro_batch, batch_sizes(settings)
+    micro, sizes = settings.micro_batch or 1, batch_sizes(settings)
     for batch in sizes:
         name = "global_batch" if batch == settings.global_batch else "batch_warmup"
         if batch % world:

@@ -159,7 +159,7 @@ def _check_pretrain(recipe: Recipe, reading: Reading) -> None:
     def wrong(condition: bool, name: str, other: str = "") -> bool:
         return condition and reading.sound(f"pretrain.{name}", *([f"pretrain.{other}"] if other else []))
 
-    if wrong(train.global_batch % train.micro_batch != 0, "micro_batch", "global_batch"):
+    if wrong(train.micro_batch > 0 and train.global_batch % train.micro_batch != 0, "micro_batch", "global_batch"):
         reading.report(
             "pretrain.micro_batch", f"{train.micro_batch} does not divide the global_batch of {train.global_batch}"
         )
@@ -242,7 +242,7 @@ def _check_options(recipe: Recipe, reading: Reading) -> None:
         "pretrain.batch_warmup",
         "pretrain.global_batch",
     )
-    indivisible = [size for size in stages if size % train.micro_batch]
+    indivisible = [size for size in stages if train.micro_batch and size % train.micro_batch]
     problem(
         bool(indivisible),
         f"{', '.join(map(str, indivisible))} cannot be divided by the micro_batch of {train.micro_batch}",

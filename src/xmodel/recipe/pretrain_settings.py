@@ -29,7 +29,10 @@ class Pretrain:
     steps: int = setting(600_000, "optimizer steps", least=1)
     global_batch: int = setting(840, "sequences in a step, over all devices", least=1)
     micro_batch: int = setting(
-        4, "sequences in one forward pass on one device; must divide global_batch / devices", least=1, identity=False
+        4,
+        "sequences in one forward pass on one device; must divide global_batch / devices; 0: the most that fit",
+        least=0,
+        identity=False,
     )
     peak_lr: float = setting(6e-4, "highest learning rate", least=0)
     final_lr: float = setting(6e-5, "learning rate at the last step", least=0)
@@ -42,8 +45,10 @@ class Pretrain:
     eps: float = setting(1e-8, "AdamW's epsilon", least=0)
     weight_decay: float = setting(0.1, "decoupled weight decay of the matrices", least=0)
     clip: float = setting(1.0, "largest global gradient norm; 0: no clipping", least=0)
-    precision: Literal["bf16", "fp32"] = setting(
-        "bf16", "arithmetic of the matrix products; weights and optimizer stay in float32"
+    precision: Literal["bf16", "fp32", "fp8"] = setting(
+        "bf16",
+        "arithmetic of the matrix products; weights and optimizer stay in float32. fp8: those of the blocks while "
+        "training, from Ada and Hopper on; the rest, and evaluation, in bf16",
     )
     compile: Literal["auto", "on", "off"] = setting(
         "auto", "torch.compile; auto: on when the run is long enough to pay for it", identity=False
@@ -129,4 +134,17 @@ class Pretrain:
         0,
         "after so many skipped steps in a row, go back to the last checkpoint and leave out the data since; 0: never",
         least=0,
+    )
+    # ---- speed: how a step is carried out: rounding may differ in the last bits, what the run is does not.
+    attention: Literal["auto", "cudnn", "flash", "math", "fa3"] = setting(
+        "auto",
+        "attention kernel of the training steps; auto: the best that can do the model's heads here; fa3: "
+        "FlashAttention 3, where it is installed",
+        identity=False,
+    )
+    activation_checkpointing: Literal["none", "selective", "full"] = setting(
+        "none",
+        "what to make again in the backward pass to save memory; selective: all but matrix products and attention; "
+        "full: everything in a block",
+        identity=False,
     )
