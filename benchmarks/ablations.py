@@ -63,7 +63,7 @@ pretrain:
   precision: bf16
   compile: "off"
   device: cpu
-  tensorboard: false
+  trackers: []
 evaluate: {limit_during: 0}
 """
 TENTH = 0.1  # final_lr of the paper's recipe, as a share of peak_lr

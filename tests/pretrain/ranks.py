@@ -30,7 +30,7 @@ from xmodel.recipe.settings import Corpus, Model, Pretrain, Recipe, Source
 SHAPE = Model(layers=2, heads=2, kv_heads=1, hidden=16, ffn=24, context_length=16, position_table=16, vocab_size=65)
 TRAIN = Pretrain(
     steps=16, global_batch=12, micro_batch=1, peak_lr=3e-3, final_lr=3e-4, warmup_steps=2, precision="fp32",
-    compile="off", device="cpu", eval_every=3, eval_tokens=200, save_every=100, log_every=1, tensorboard=False,
+    compile="off", device="cpu", eval_every=3, eval_tokens=200, save_every=100, log_every=1, trackers=[],
     timeout_minutes=1,
 )  # fmt: skip
 

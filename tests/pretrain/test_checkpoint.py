@@ -115,7 +115,7 @@ def test_it_is_a_llama(tmp_path: Path) -> None:
 def test_every_so_many_steps_one_is_kept_for_good(tmp_path: Path) -> None:
     model, optimizer = trained(0)
     for step in (2, 4, 6, 8, 10):
-        save_checkpoint(tmp_path, step, model, optimizer, {}, keep=1, keep_every=4)
+        save_checkpoint(tmp_path, step, model, optimizer, {}, keep=1, for_good=lambda step: step % 4 == 0)
     assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["10", "08", "04"]
 
 

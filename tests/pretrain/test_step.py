@@ -34,7 +34,7 @@ SETTINGS = Pretrain(
 RECIPE = Recipe(
     model=SHAPE,
     corpus=Corpus(sources=[Source(name="text", weight=1.0)]),
-    pretrain=replace(SETTINGS, device="cpu", compile="off", tensorboard=False),
+    pretrain=replace(SETTINGS, device="cpu", compile="off", trackers=[]),
 )
 
 
