@@ -120,5 +120,5 @@ def plan(
         return
     text = output.compared(rows, price is not None) if what_if else output.told(rows[0]["plan"])
     if what_if == "sizes":
-        text += f"\n\nMFU {remake(wanted).mfu_source}; small models reach less."
+        text += f"\n\nMFU {remake(wanted).mfu_source}. Below 125M parameters it is less than planned."
     click.echo(text)
