@@ -150,28 +150,6 @@ def recipe(*names: Any) -> Recipe:
     return Recipe(name="trial", pretrain=replace(SETTINGS, trackers=list(names)))
 
 
-def test_rows_after_the_resumed_step_are_removed(tmp_path: Path) -> None:
-    with opened_metrics(tmp_path, recipe(), True) as metrics:
-        metrics.begin(-1)
-        for step in range(5):
-            metrics.write({"kind": "train", "step": step, "loss": 5.0 - step})
-    with open(tmp_path / "metrics.jsonl", "a") as stream:
-        stream.write('{"kind": "train", "step": 5, "lo')  # killed while it wrote
-    with opened_metrics(tmp_path, recipe(), True) as metrics:
-        metrics.begin(2)
-        metrics.write({"kind": "train", "step": 3, "loss": 2.0})
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1, 2, 3]
-    assert all(row["time"] > 1e9 for row in rows)
-
-
-def test_other_ranks_write_nothing(tmp_path: Path) -> None:
-    with opened_metrics(tmp_path, recipe("tensorboard"), False) as metrics:
-        metrics.begin(-1)
-        metrics.write({"kind": "train", "step": 1, "loss": 1.0})
-    assert not list(tmp_path.iterdir())
-
-
 class Fake:
     """Records what a tracker's module is called with."""
 
@@ -202,6 +180,40 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
         monkeypatch.setitem(sys.modules, name, fake)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: made.get(name) or found(name))
     return made
+
+
+def test_rows_after_the_resumed_step_are_removed(tmp_path: Path) -> None:
+    with opened_metrics(tmp_path, recipe(), True) as metrics:
+        metrics.begin(-1)
+        for step in range(5):
+            metrics.write({"kind": "train", "step": step, "loss": 5.0 - step})
+    with open(tmp_path / "metrics.jsonl", "a") as stream:
+        stream.write('{"kind": "train", "step": 5, "lo')  # killed while it wrote
+    with opened_metrics(tmp_path, recipe(), True) as metrics:
+        metrics.begin(2)
+        metrics.write({"kind": "train", "step": 3, "loss": 2.0})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert all(row["time"] > 1e9 for row in rows)
+
+
+def test_going_back_in_one_process_ends_what_was_open(tmp_path: Path, fakes: dict[str, Fake]) -> None:
+    with opened_metrics(tmp_path, recipe("wandb"), True) as metrics:
+        metrics.begin(-1)
+        for step in range(4):
+            metrics.write({"kind": "train", "step": step, "loss": 1.0})
+        metrics.begin(1)
+        metrics.write({"kind": "train", "step": 2, "loss": 2.0})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(0, 1.0), (1, 1.0), (2, 2.0)]
+    assert len(fakes["wandb"].inits) == fakes["wandb"].ended == 2
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    with opened_metrics(tmp_path, recipe("tensorboard"), False) as metrics:
+        metrics.begin(-1)
+        metrics.write({"kind": "train", "step": 1, "loss": 1.0})
+    assert not list(tmp_path.iterdir())
 
 
 ROW = {"kind": "train", "step": 3, "loss": 2.5, "peak_source": "text is no figure"}

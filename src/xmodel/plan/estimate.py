@@ -48,7 +48,7 @@ def make_setup(
     gpus: int,
     *,
     precision: str | None = None,
-    checkpointing: Any = "none",
+    checkpointing: Any = None,
     parallel: str | None = None,
     mfu: tuple[float, str] | None = None,
     power_share: float = POWER_SHARE,
@@ -65,7 +65,8 @@ def make_setup(
     if precision == "fp8" and gpu.fp8 is None:
         raise UserError(f"--precision fp8: {gpu.name} has no fp8 arithmetic; use bf16")
     shared: str = parallel or getattr(recipe.pretrain, "parallel", "ddp")
-    how = How(precision, recipe.pretrain.compile != "off", checkpointing, shared, gpus)
+    again = checkpointing or getattr(recipe.pretrain, "activation_checkpointing", "none")
+    how = How(precision, recipe.pretrain.compile != "off", again, shared, gpus)
     share, source = mfu or assumed_mfu(gpu, precision)
     return Setup(gpu, gpus, how, share, source, mfu is None, power_share, price)
 
@@ -98,7 +99,7 @@ def plan(recipe: Recipe, setup: Setup) -> dict[str, Any]:
     largest = largest_micro_batch(model, share, gpu.memory, setup.how)
     if not largest:
         raise UserError(_does_not_fit(recipe, setup, share))
-    micro = train.micro_batch if share % train.micro_batch == 0 else largest
+    micro = train.micro_batch if train.micro_batch and share % train.micro_batch == 0 else largest
     tokens_per_step = train.global_batch * model.context_length
     tokens = tokens_per_step * train.steps
     palm, causal = flops_per_token(model, model.context_length)
