@@ -65,7 +65,7 @@ def make_setup(
     if precision == "fp8" and gpu.fp8 is None:
         raise UserError(f"--precision fp8: {gpu.name} has no fp8 arithmetic; use bf16")
     shared: str = parallel or getattr(recipe.pretrain, "parallel", "ddp")
-    again = checkpointing or getattr(recipe.pretrain, "activation_checkpointing", "none")
+    again: Any = checkpointing or getattr(recipe.pretrain, "activation_checkpointing", "none")
     how = How(precision, recipe.pretrain.compile != "off", again, shared, gpus)
     share, source = mfu or assumed_mfu(gpu, precision)
     return Setup(gpu, gpus, how, share, source, mfu is None, power_share, price)
