@@ -69,7 +69,7 @@ def test_the_memory_model_agrees_with_what_autograd_keeps(precision: str, compil
     fused = precision == "fp32"  # in bfloat16 a CPU uses our own attention, which keeps no log-sum-exps
     per_token, once = memory.saved_at_the_end(SHAPE, how)
     each = memory.saved_per_token(SHAPE, how, fused_attention=fused) * SHAPE.layers + per_token
-    planned = each * batch * SHAPE.context_length + once + memory.weight_copies(SHAPE, how)
+    planned = each * batch * SHAPE.context_length + once + memory.weight_copies(SHAPE, how) * SHAPE.layers
     kept = kept_for_backward(SHAPE, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision], compiled, batch)
     assert planned == pytest.approx(kept, rel=0.1)
 

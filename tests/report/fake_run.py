@@ -239,8 +239,16 @@ def pretrain(folder: Path, steps: int) -> None:
                 "grad_norm": (0.35 + 3 * math.exp(-60 * done)) * math.exp(rng.gauss(0, 0.22)),
                 "param_norm": 46 + 31 * (1 - math.exp(-3.4 * done)) - 5 * max(0.0, done - 0.6) ** 2 * 6, "tokens": seen,
                 "tokens_per_second": speed, "mfu_palm": speed * 5.3e7 / 1.6e12, "mfu_causal": speed * 4.9e7 / 1.6e12,
-                "seconds": BATCH * CONTEXT / speed, "time": now,
+                "seconds": BATCH * CONTEXT / speed, "time": now, "skipped_steps": 0 if step < 300 else 2,
+                "update_norm": rate * 400 * math.exp(rng.gauss(0, 0.1)), "data_wait": abs(rng.gauss(0.004, 0.002)),
+                "memory_peak": 1_300_000_000, "step_seconds_median": 0.5, "step_seconds_max": 0.6,
             })  # fmt: skip
+            if step % 200 == 0:
+                names = ["embedding", *map(str, range(8)), "norm", "head"]
+                records.append({"kind": "layers", "step": step, "tokens": seen, "time": now} | {
+                    part: {name: scale * (1 + 0.1 * index + done) for index, name in enumerate(names)}
+                    for part, scale in (("param_norm", 10.0), ("grad_norm", 0.1), ("update_norm", 0.02))
+                })  # fmt: skip
         if step % 50 == 0:
             for code, floor, per_byte in (("en", 1.42, 0.4143), ("zh", 1.88, 0.3090)):
                 value = curve(done, 8.32, floor)

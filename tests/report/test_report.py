@@ -497,3 +497,45 @@ def test_chromium_renders_it_without_complaint(html: str, tmp_path: Path, scheme
 
     corner = imread(picture)[2, 2, :3]
     assert (corner.mean() < 0.2) == (scheme == "dark")
+
+
+def test_training_shows_what_was_watched(tmp_path: Path) -> None:
+    page = Page(build_report(fake_run(tmp_path / "run")))
+    for title in (
+        "L2 norm of an update",
+        "Time spent waiting for data",
+        "Highest memory so far",
+        "Skipped steps in all",
+        "Norm of each block’s parameters",
+        "Norm of each block’s gradients, before clipping",
+        "Norm of each block’s update",
+    ):
+        assert title in page.texts["training"], title
+    phases = re.search(r"Rise from ([\d.]+) until (\S+) tokens, within 1% of its highest \(([\d.]+)\)", page.text)
+    assert phases is not None
+    assert float(phases[1]) < float(phases[3])
+
+
+def test_figures_that_were_not_watched_are_left_out(tmp_path: Path) -> None:
+    """Runs of before: no norms by layer, no update norm, nothing skipped."""
+    run = fake_run(tmp_path / "run")
+    new = ("update_norm", "data_wait", "memory_peak", "step_seconds_median", "step_seconds_max", "skipped_steps")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [{key: value for key, value in row.items() if key not in new} for row in rows if row["kind"] != "layers"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = Page(build_report(run)).texts["training"]
+    assert "L2 norm of the parameters" in text
+    for title in ("update", "waiting", "memory", "Skipped", "block"):
+        assert title not in text, title
+
+
+def test_phases_of_a_norm_are_told_from_the_curve(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run")
+    norms = [10 + 10 * min(step / 100, 1) - 2 * max(0, step - 300) / 100 for step in range(10, 401, 10)]
+    rows = [
+        {"kind": "train", "step": step, "tokens": 1000 * step, "loss": 1.0, "param_norm": norm}
+        for step, norm in zip(range(10, 401, 10), norms, strict=True)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = "Rise from 11.0 until 100k tokens, within 1% of its highest (20.0) until 310k, fall to 18.0."
+    assert told in Page(build_report(run)).text

@@ -21,11 +21,13 @@ from xmodel.errors import UserError
 @click.option(
     "--checkpointing",
     type=click.Choice(["none", "selective", "full"]),
-    default="none",
-    show_default=True,
-    help="Activations that are made again in the backward pass.",
+    help="Activations that are made again in the backward pass.  [default: the recipe's, or none]",
 )
-@click.option("--parallel", type=click.Choice(["ddp", "zero2", "fsdp"]), help="What GPUs share out.  [default: ddp]")
+@click.option(
+    "--parallel",
+    type=click.Choice(["ddp", "zero2", "fsdp"]),
+    help="What GPUs share out.  [default: the recipe's, or ddp]",
+)
 @click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="PaLM MFU, in place of an assumed one.")
 @click.option("--price", type=click.FloatRange(min=0), help="Of a GPU for an hour, in any currency.")
 @click.option(
@@ -45,7 +47,7 @@ def plan(
     gpu: str | None,
     gpus: int,
     precision: str | None,
-    checkpointing: str,
+    checkpointing: str | None,
     parallel: str | None,
     mfu: float | None,
     price: float | None,
@@ -120,5 +122,5 @@ def plan(
         return
     text = output.compared(rows, price is not None) if what_if else output.told(rows[0]["plan"])
     if what_if == "sizes":
-        text += f"\n\nMFU {remake(wanted).mfu_source}; small models reach less."
+        text += f"\n\nMFU {remake(wanted).mfu_source}. Below 125M parameters it is less than planned."
     click.echo(text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from xmodel.errors import UserError
@@ -15,14 +17,15 @@ from xmodel.recipe.settings import Model, Recipe
 
 # PaLM MFU in bfloat16 that a plan assumes where nothing was measured, and why.
 ASSUMED_MFU = {
-    "hopper": (0.48, "published: MosaicML 0.40, nanochat 0.50, Xmodel-LM 0.55"),
-    "ampere": (0.50, "published: TinyLlama 0.56"),
+    "hopper": (0.48, "published at about 1B: MosaicML 0.40, nanochat 0.50, Xmodel-LM 0.55"),
+    "ampere": (0.55, "published at about 1B on A100: TinyLlama 0.56, MosaicML 0.56"),
 }
 ASSUMED_OTHERWISE = (0.40, "nothing published for this family; --measure finds out")
+# Smaller models reach less: MosaicML's table (A100 40GB, sequence 2048) as shares of its 1B's MFU, by parameters.
+SMALLER = ((125e6, 0.76), (356e6, 0.87), (760e6, 0.94), (1e9, 1.0))
 FP8_SPEEDUP = 1.17  # over bfloat16, as nanochat reports for tensorwise scaling
 RECOMPUTE = {"none": 1.0, "selective": 0.97, "full": 0.76}  # speed left: full repeats the blocks' forward pass
 POWER_SHARE = 0.85  # of the board power at most that training draws: an assumption
-CHINCHILLA = 20  # tokens a parameter, arXiv 2203.15556
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Setup:
     how: How
     mfu: float  # PaLM, a share of the bf16 peak
     mfu_source: str
+    scales: bool = False  # an assumed MFU is that of a 1B; smaller models reach less
     power_share: float = POWER_SHARE
     price: float | None = None  # of a GPU for an hour
 
@@ -44,7 +48,7 @@ def make_setup(
     gpus: int,
     *,
     precision: str | None = None,
-    checkpointing: Any = "none",
+    checkpointing: Any = None,
     parallel: str | None = None,
     mfu: tuple[float, str] | None = None,
     power_share: float = POWER_SHARE,
@@ -61,11 +65,27 @@ def make_setup(
     if precision == "fp8" and gpu.fp8 is None:
         raise UserError(f"--precision fp8: {gpu.name} has no fp8 arithmetic; use bf16")
     shared: str = parallel or getattr(recipe.pretrain, "parallel", "ddp")
-    how = How(precision, recipe.pretrain.compile != "off", checkpointing, shared, gpus)
-    share, source = mfu or ASSUMED_MFU.get(gpu.family, ASSUMED_OTHERWISE)
-    if mfu is None and precision == "fp8":
-        share, source = share * FP8_SPEEDUP, f"{source}; in fp8 {FP8_SPEEDUP} times that, as nanochat reports"
-    return Setup(gpu, gpus, how, share, source if mfu else f"assumed ({source})", power_share, price)
+    again: Any = checkpointing or getattr(recipe.pretrain, "activation_checkpointing", "none")
+    how = How(precision, recipe.pretrain.compile != "off", again, shared, gpus)
+    share, source = mfu or assumed_mfu(gpu, precision)
+    return Setup(gpu, gpus, how, share, source, mfu is None, power_share, price)
+
+
+def assumed_mfu(gpu: Gpu, precision: str = "bf16") -> tuple[float, str]:
+    """The PaLM MFU that a plan assumes for about 1B parameters, as a share of the bf16 peak, and why."""
+    share, source = ASSUMED_MFU.get(gpu.family, ASSUMED_OTHERWISE)
+    if precision == "fp8":
+        return share * FP8_SPEEDUP, f"assumed; {source}; in fp8 {FP8_SPEEDUP} times that, as nanochat reports"
+    return share, f"assumed; {source}"
+
+
+def by_size(parameters: float) -> float:
+    """What share of a 1B's MFU a model reaches, between the sizes of `SMALLER`; below them, no less is known."""
+    for (small, low), (large, high) in pairwise(SMALLER):
+        if parameters < large:
+            place = math.log(max(parameters, small) / small) / math.log(large / small)
+            return low + (high - low) * place
+    return 1.0
 
 
 def plan(recipe: Recipe, setup: Setup) -> dict[str, Any]:
@@ -79,11 +99,12 @@ def plan(recipe: Recipe, setup: Setup) -> dict[str, Any]:
     largest = largest_micro_batch(model, share, gpu.memory, setup.how)
     if not largest:
         raise UserError(_does_not_fit(recipe, setup, share))
-    micro = train.micro_batch if share % train.micro_batch == 0 else largest
+    micro = train.micro_batch if train.micro_batch and share % train.micro_batch == 0 else largest
     tokens_per_step = train.global_batch * model.context_length
     tokens = tokens_per_step * train.steps
     palm, causal = flops_per_token(model, model.context_length)
-    speed = setup.mfu * gpu.bf16 / palm * RECOMPUTE[setup.how.checkpointing]
+    mfu = setup.mfu * (by_size(parameters(model)["total"]) if setup.scales else 1.0)
+    speed = mfu * gpu.bf16 / palm * RECOMPUTE[setup.how.checkpointing]
     seconds = tokens / (speed * setup.gpus)
     hours = setup.gpus * seconds / 3600
     counts = parameters(model)
@@ -103,8 +124,8 @@ def plan(recipe: Recipe, setup: Setup) -> dict[str, Any]:
         "micro_batch": {"recipe": train.micro_batch, "largest": largest, "share": share},
         "memory": {"micro_batch": micro, "parts": by_part(model, micro, setup.how)},
         "memory_at_largest": sum(by_part(model, largest, setup.how).values()),
-        "mfu_palm": setup.mfu,
-        "mfu_causal": setup.mfu * causal / palm,
+        "mfu_palm": speed * palm / gpu.bf16,
+        "mfu_causal": speed * causal / gpu.bf16,
         "mfu_source": setup.mfu_source,
         "tokens_per_second_per_gpu": speed,
         "tokens_per_second": speed * setup.gpus,

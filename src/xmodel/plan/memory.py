@@ -38,10 +38,10 @@ def saved_per_token(model: Model, how: How, fused_attention: bool = True) -> int
     products = e * (d + 2 * k) + e * d + e * 2 * f  # outputs: queries, keys and values; attention; gate and up
     if how.checkpointing == "full":
         return 4 * d  # the block's input
+    products += 4 * model.heads if fused_attention else 0
     if how.checkpointing == "selective":
         return 4 * d + products + e * d  # and the output of attention's projection; norms, rotation, SwiGLU anew
     kept = products + e * (d + k) + 2 * e * d + e * f + 8  # and rotated q, k; both norms' outputs; SwiGLU's product
-    kept += 4 * model.heads if fused_attention else 0
     if how.compiled:
         return kept + 4 * d + e * d  # the block's input; its middle as the output of attention's projection
     return kept + 4 * 4 * d + e * f  # inputs of both norms, and normed before the gain; silu(gate)
@@ -53,14 +53,14 @@ def saved_at_the_end(model: Model, how: How) -> tuple[int, int]:
 
 
 def weight_copies(model: Model, how: How) -> int:
-    """Bytes of the blocks' weights as the matrix products take them, kept from forward to backward.
+    """Bytes of one block's weights as the matrix products take them.
 
-    In bfloat16 all are cast; in float32 only those that are joined are copied.
+    In bfloat16 all are cast; in float32 only those that are joined are copied. Without checkpointing every block keeps
+    its own from forward to backward.
     """
     d, k, f = model.hidden, model.kv_heads * model.hidden // model.heads, model.ffn
     joined = d * (d + 2 * k) + 2 * d * f
-    each = 4 * joined if how.precision == "fp32" else 2 * (joined + d * d + d * f)
-    return each * (1 if how.checkpointing == "full" else model.layers)
+    return 4 * joined if how.precision == "fp32" else 2 * (joined + d * d + d * f)
 
 
 def by_part(model: Model, micro: int, how: How) -> dict[str, float]:
@@ -89,7 +89,7 @@ def by_part(model: Model, micro: int, how: How) -> dict[str, float]:
             "gradients to be reduced": reduced,
         }
     passing = {
-        "weight copies": float(weight_copies(model, how)),
+        "weight copies": float(weight_copies(model, how) * (model.layers if how.checkpointing == "none" else 1)),
         "activations": float(saved_per_token(model, how) * tokens * model.layers + per_token * tokens),
         "head's gradient": float(once),
         "working space": float(max(chunk, block)),

@@ -54,7 +54,7 @@ def told(made: Plan) -> str:
         f"Largest that fits and divides the {micro['share']} sequences of a GPU: {micro['largest']} "
         f"({made['memory_at_largest'] / GB:.1f} GB)."
     )
-    if micro["share"] % micro["recipe"]:
+    if micro["recipe"] and micro["share"] % micro["recipe"]:
         notes.append(f"The recipe's micro-batch of {micro['recipe']} does not divide {micro['share']}.")
     return "\n".join([table(["plan", made["recipe"]], rows), "", table([title, "GB"], memory), "", " ".join(notes)])
 

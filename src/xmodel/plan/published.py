@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from xmodel.hardware import named
 from xmodel.model.counts import flops_per_token, parameters
-from xmodel.plan.estimate import ASSUMED_MFU
+from xmodel.plan.estimate import assumed_mfu, by_size
 from xmodel.recipe.settings import Model
 
 
@@ -36,6 +36,7 @@ def _model(
     )
 
 
+MOSAICML = "github.com/mosaicml/llm-foundry, scripts/train/benchmarking/README.md: 8 GPUs, bf16, sequence 4096"
 PUBLISHED = (
     Published(
         "TinyLlama 1.1B",
@@ -43,15 +44,31 @@ PUBLISHED = (
         _model(22, 32, 4, 2048, 5632, 2048, 32_000),
         24_000,
         0.56,
-        "github.com/jzhang38/TinyLlama, README: 56 % on 16 GPUs",
+        "github.com/jzhang38/TinyLlama, README.md: 16 GPUs, sequence 2048",
     ),
     Published(
         "MosaicML MPT 1.3B",
         "H100",
         _model(24, 16, 16, 2048, 5461, 4096, 50_368, tied=True),
         38_535,
-        0.40,
-        "github.com/mosaicml/llm-foundry, scripts/train/benchmarking: bf16, one row of its table",
+        0.4026,
+        MOSAICML,
+    ),
+    Published(
+        "MosaicML MPT 1.3B",
+        "A100 40GB",
+        _model(24, 16, 16, 2048, 5461, 4096, 50_368, tied=True),
+        16_856,
+        0.5585,
+        MOSAICML,
+    ),
+    Published(
+        "MosaicML MPT 2.7B",
+        "H100",
+        _model(32, 20, 20, 2560, 6827, 4096, 50_368, tied=True),
+        20_964,
+        0.4231,
+        MOSAICML,
     ),
     Published(
         "nanochat d24",
@@ -78,7 +95,7 @@ def check() -> list[dict[str, Any]]:
         gpu = named(published.gpu)
         palm, _ = flops_per_token(published.model, published.model.context_length)
         mfu = published.tokens_per_second * palm / gpu.bf16
-        speed = ASSUMED_MFU[gpu.family][0] * gpu.bf16 / palm
+        speed = assumed_mfu(gpu)[0] * by_size(parameters(published.model)["total"]) * gpu.bf16 / palm
         about = {"name": published.name, "gpu": gpu.name, "source": published.source}
         rows.append(about | {"figure": "mfu", "published": published.mfu, "ours": mfu})
         rows.append(about | {"figure": "forecast", "published": published.tokens_per_second, "ours": speed})

@@ -17,11 +17,11 @@ from xmodel.hardware import Gpu, of_device
 from xmodel.model.counts import flops_per_token, parameters
 from xmodel.model.transformer import Transformer, compile_model
 from xmodel.pretrain.flops import peak_flops
+from xmodel.pretrain.loop import DTYPES
 from xmodel.pretrain.optim import clip_grad_norm, guarded_step, make_optimizer
 from xmodel.recipe.presets import PRESETS, expand
 from xmodel.recipe.settings import Model, Recipe
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 STATE_BYTES = 24  # a parameter's weight, gradient and moments in float32, and what a pass makes of it
 SLOWEST_PASS = 1 / 8  # of the time given
 EXPECTED_MFU = 0.3  # for choosing a shape that this machine can do in time
@@ -45,7 +45,7 @@ def measure(recipe: Recipe, seconds: float = 20.0) -> dict[str, Any]:
     device = torch.device("cuda" if train.device != "cpu" and torch.cuda.is_available() else "cpu")
     dtype = DTYPES[train.precision]
     peak, peak_source = peak_flops(device, dtype)
-    shape, micro = recipe.model, train.micro_batch
+    shape, micro = recipe.model, train.micro_batch or 1
     if device.type == "cpu":
         shape = smaller_shape(shape, peak, seconds)
         micro = micro if shape == recipe.model and in_time(shape, peak, seconds, micro) else 1

@@ -27,10 +27,12 @@ class Metrics:
     def begin(self, last_step: int) -> None:
         """Open everything, to go on after `last_step` (-1: from the start).
 
-        Rows after it come from a process that was killed; they will be made again, and are removed.
+        Rows after it come from a process that was killed; they will be made again, and are removed. May be called again
+        to go on from another step.
         """
         if not self.writes:
             return
+        self.close()
         path = self.run_folder / "metrics.jsonl"
         kept = [row for row in read_json_lines(path) if row["step"] <= last_step]
         with atomic_write(path, "w") as stream:
@@ -51,6 +53,7 @@ class Metrics:
             self.lines.close()
         for _, end in self.trackers:
             end()
+        self.lines, self.trackers = None, []
 
 
 @contextmanager

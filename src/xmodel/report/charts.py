@@ -10,11 +10,20 @@ from typing import Any
 from xmodel.report.draw import HALF, SMALL, Curve, lines, smooth
 from xmodel.report.markup import Html, figure, join
 from xmodel.report.markup import name as code
-from xmodel.report.numbers import LANGUAGES, decimal, known, language, number, percent, power, scaled
+from xmodel.report.numbers import LANGUAGES, decimal, known, language, number, percent, power, scaled, size
 from xmodel.report.read import Run
 
 FAINT = "Raw values faint, moving mean bold."
 PHASES = "Rise, plateau and fall are expected: cosine schedule and decoupled weight decay can make them by themselves."
+PLATEAU = 0.01  # of the highest norm
+UPDATE = "How far one step moves the weights. "
+WAITING = "Share of the time for which the host stood still until the next batch was there."
+SKIPPED = "A step whose loss or gradient is not finite changes nothing and is counted."
+LAYERS = {
+    "param_norm": "Norm of each block’s parameters",
+    "grad_norm": "Norm of each block’s gradients, before clipping",
+    "update_norm": "Norm of each block’s update",
+}
 MARGIN = 88  # pixels for the labels at the right
 INTERVAL = 1.96  # standard errors to either side: 95 % of a normal distribution
 
@@ -33,14 +42,57 @@ def training(run: Run) -> Html:
     figures = [
         loss(run),
         bits_per_byte(run),
-        train_curve(run, "param_norm", "L2 norm of the parameters", PHASES, ending=1),
+        train_curve(run, "param_norm", "L2 norm of the parameters", norm_note(run), ending=1),
         train_curve(run, "grad_norm", "Gradient norm, before clipping", FAINT, smoothed=True, floor=0,
                     level=(clip, f"clip {clip:g}") if clip > 0 else None),
+        train_curve(run, "update_norm", "L2 norm of an update", UPDATE + FAINT, smoothed=True, floor=0, y_format=power),
         train_curve(run, "lr", "Learning rate", "", y_format=power, floor=0),
         train_curve(run, "tokens_per_second", "Tokens per second", FAINT, smoothed=True, floor=0),
         utilisation(run),
+        train_curve(run, "data_wait", "Time spent waiting for data", WAITING, floor=0, y_format=percent),
+        train_curve(run, "memory_peak", "Highest memory so far", "", floor=0, y_format=size),
+        skipped(run),
+        *(by_layer(run, part, title) for part, title in LAYERS.items()),
     ]  # fmt: skip
     return join(drawn for drawn in figures if drawn)
+
+
+def norm_note(run: Run) -> str:
+    """The phases of the parameters' norm in words: how far it rises, how long it stays, how far it falls."""
+    points = [
+        (x, y) for x, y in zip(column(run.train, "tokens"), column(run.train, "param_norm"), strict=True) if known(y)
+    ]
+    if len(points) < 3:
+        return PHASES
+    highest = max(y for _, y in points)
+    near = [x for x, y in points if y >= (1 - PLATEAU) * highest]
+    (_, first), (end, last) = points[0], points[-1]
+    told = f"Rise from {decimal(first, 1)} until {scaled(near[0])} tokens, within {percent(PLATEAU, 0)} of its highest "
+    told += f"({decimal(highest, 1)}) until {scaled(near[-1])}"
+    told += f", fall to {decimal(last, 1)}. " if near[-1] < end else ". "
+    return told + PHASES
+
+
+def skipped(run: Run) -> Html:
+    """Steps that were skipped, drawn only if there are any."""
+    if not run.train or not run.train[-1].get("skipped_steps"):
+        return Html("")
+    return train_curve(run, "skipped_steps", "Skipped steps in all", SKIPPED, ending=0, floor=0)
+
+
+def by_layer(run: Run, part: str, title: str) -> Html:
+    """A norm over the depth of the model: at the first row of norms by layer, and at the last."""
+    rows = [row for row in run.layers if isinstance(row.get(part), dict)]
+    if not rows:
+        return Html("")
+    curves = []
+    for row, colour in ((rows[0], "muted"), (rows[-1], "accent"))[-min(2, len(rows)) :]:
+        blocks = sorted((int(name), norm) for name, norm in row[part].items() if name.isdigit())
+        y = [number(norm) for _, norm in blocks]
+        curves.append(Curve([float(block) for block, _ in blocks], y, colour, f"step {row['step']:,}"))
+    about = f"{title} against the block's number"
+    drawing = lines(f"layers-{part}", about, curves, size=HALF, x_label="block", y_limits=(0, None), margin=MARGIN)
+    return figure(title, drawing, "Each point is a block; embedding, head and last norm are left out.")
 
 
 def loss(run: Run) -> Html:

@@ -32,6 +32,7 @@ class Run:
     tokens: dict[str, Any]
     starts: list[dict[str, Any]]  # one for each process that trained: device, precision, peak FLOP/s
     train: list[dict[str, Any]]  # in order of steps
+    layers: list[dict[str, Any]]  # norms by layer, in order of steps; empty unless pretrain.norms_every asks for them
     validation: dict[str, list[dict[str, Any]]]  # by language
     scores: dict[tuple[str, int], list[dict[str, Any]]]  # during training, by (set, shots)
     results: list[dict[str, Any]]  # of the finished model; each row carries its suite and step
@@ -63,7 +64,7 @@ def read(folder: Path) -> Run:
         recipe = yaml.safe_load(recipe_text) or {}
     except yaml.YAMLError as error:
         raise MachineError(f"{recipe_path}: damaged ({error})") from None
-    starts, train, validation, scores = read_metrics(folder / "metrics.jsonl")
+    starts, train, layers, validation, scores = read_metrics(folder / "metrics.jsonl")
     results, translations = [], []
     for path in sorted((folder / "eval").glob("*.json")):
         if path.name != SAMPLES:
@@ -83,6 +84,7 @@ def read(folder: Path) -> Run:
         tokens=_json(folder / "tokens" / "manifest.json", {}),
         starts=starts,
         train=train,
+        layers=layers,
         validation=validation,
         scores=scores,
         results=results,
@@ -95,8 +97,11 @@ def read(folder: Path) -> Run:
     )
 
 
-def read_metrics(path: Path) -> tuple[list[dict], list[dict], dict[str, list[dict]], dict[tuple[str, int], list[dict]]]:
-    """The curves in metrics.jsonl: process starts, training, validation by language, scores by (set, shots).
+def read_metrics(
+    path: Path,
+) -> tuple[list[dict], list[dict], list[dict], dict[str, list[dict]], dict[tuple[str, int], list[dict]]]:
+    """The curves in metrics.jsonl: process starts, training, norms by layer, validation by language, scores by (set,
+    shots).
 
     A line that is no record of ours is left out: a kill may have cut off the last one.
     """
@@ -108,8 +113,8 @@ def read_metrics(path: Path) -> tuple[list[dict], list[dict], dict[str, list[dic
             validation.setdefault(str(row.get("language")), []).append(row)
         elif row.get("kind") == "score":
             scores.setdefault((str(row.get("set")), row.get("shots", 0)), []).append(row)
-    starts, train = ([row for row in rows if row.get("kind") == kind] for kind in ("start", "train"))
-    return starts, train, validation, scores
+    starts, train, layers = ([row for row in rows if row.get("kind") == kind] for kind in ("start", "train", "layers"))
+    return starts, train, layers, validation, scores
 
 
 def language_of(text: str) -> str:
