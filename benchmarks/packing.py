@@ -211,7 +211,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
             pq.write_table(pa.table({"text": some}), corpus / split / f"{source}.parquet")
         folder.mkdir()
         manifest = write_tokens(corpus, codec, Tokens(), folder)
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             for variant, figures in found.items():
                 started = time.process_time()
                 model, targets = trained(folder, name, variant, seed, shape, settings)
@@ -234,7 +234,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         )
     tokens = manifest["train"][name]["tokens"]
     print(f"{name}: {tokens:,} tokens in {plan['documents']:,} documents, windows of {options.length}")
-    print(f"{options.steps} steps of {options.step_tokens} tokens, {options.seeds} seeds")
+    print(f"{options.steps} steps of {options.step_tokens} tokens, seeds {options.seeds}")
     headers = ["windows", "documents alone", "difference", "windows as trained", "difference", "targets", "seconds"]
     print(table(headers, rows))
     facts = {key: plan[key] for key in ("documents", "cut", "cut_by_concatenation", "windows", "padding")}
@@ -244,6 +244,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         "window": options.length,
         "steps": options.steps,
         "step_tokens": options.step_tokens,
+        "seeds": options.seeds,
         "shape": {key: getattr(shape, key) for key in ("layers", "heads", "kv_heads", "hidden", "ffn")},
         "peak_lr": settings.peak_lr,
         "plan": facts,
@@ -263,9 +264,9 @@ def main() -> None:
     parser.add_argument("--text", nargs="+", type=Path, default=[], help="JSON lines with a field `text`, plain or .gz")
     parser.add_argument("--documents", type=int, default=1_000_000, help="plan: of the log-normal distribution")
     parser.add_argument("--length", type=int, default=512, help="train: context length")
-    parser.add_argument("--steps", type=int, default=200, help="train: optimizer steps")
+    parser.add_argument("--steps", type=int, default=100, help="train: optimizer steps")
     parser.add_argument("--step-tokens", type=int, default=2048, help="train: tokens in a step")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--vocabulary", type=int, default=2048)
     options = parser.parse_args()
     torch.set_num_threads(1)
