@@ -154,7 +154,8 @@ def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
     model = load_model(checkpoint)
     tokenizer = Tokenizer.load(run.path("tokenizer"))
     bos = run.recipe.tokens.bos
-    suites = run_suites(model, tokenizer, run.path("corpus"), run.recipe.evaluate, bos, run.recipe.pretrain.eval_tokens)
+    train, wanted = run.recipe.pretrain, run.recipe.evaluate
+    suites = run_suites(model, tokenizer, run.path("corpus"), wanted, bos, train.eval_tokens, train.document_mask)
     for name, results in suites.items():
         write_result(folder / f"{name}.json", name, step, results)
     samples = [

@@ -70,6 +70,36 @@ def test_counted_tokens_come_before_published_ones():
     assert made.warnings == ["b: weight 0.5, and no token is there to draw"]
 
 
+def test_phases_are_counted():
+    """A decay of a tenth of the run on other weights: epochs and tokens are of the whole run."""
+    sources = [
+        Source(name="web", weight=1.0, tokens=1000),
+        Source(name="books", weight=0.0, tokens=100),
+        Source(name="unused", weight=0.0, tokens=0),
+    ]
+    made = plan(sources, 2000, phases=[(1800, {"web": 0.25, "books": 0.75})])
+    assert [(s.drawn, s.epochs, s.phases) for s in made.shares] == [
+        (1850, 1.85, [0.25]), (150, 1.5, [0.75]), (0, None, [0.0]),
+    ]  # fmt: skip
+    assert not made.warnings
+    row = next(row for row in plan_table(made).splitlines() if row.startswith("books"))
+    assert "0.0000 → 0.7500" in row
+    late = plan(sources, 2000, {"web": 5, "books": 0}, [(1999, {"books": 1.0})])
+    assert late.warnings == ["books: weight 1, and no token is there to draw"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**9), st.integers(0, 100)), max_size=4), st.integers(0, 100))
+def test_the_budget_is_drawn_to_the_token_over_phases(stretches, first):
+    starts = list(itertools.accumulate(length for length, _ in stretches))
+    budget = (starts[-1] if starts else 0) + 12_345
+    sources = [Source(name="a", weight=first / 100), Source(name="b", weight=1 - first / 100)]
+    phases = [
+        (start, {"a": part / 100, "b": 1 - part / 100}) for start, (_, part) in zip(starts, stretches, strict=True)
+    ]
+    made = plan(sources, budget, None, phases)
+    assert sum(share.drawn for share in made.shares) == budget
+
+
 def test_the_command():
     line = [sys.executable, "-m", "xmodel", "corpus", "plan", str(RECIPE), "--json"]
     found = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,22 @@ def test_equals_the_definition(model, tokenizer, tmp_path: Path, bos: bool) -> N
     ends = np.cumsum([item["tokens"] for item in result["items"]])
     for item, part in zip(result["items"], np.split(nats, ends[:-1]), strict=True):
         assert item["nats"] == pytest.approx(part.sum(), abs=1e-2)
+
+
+def test_documents_apart(model, tokenizer, tmp_path: Path) -> None:
+    """As a model with a document mask was trained: every window's part of a document by itself, no loss for `<s>`."""
+    documents = [texts()[n] for n in (0, 30, 60, 95, 120)]
+    write(tmp_path / "v", "en", documents)
+    result = perplexity(model, tokenizer, tmp_path / "v", True, limit=10**9, document_mask=True)
+    ids = [[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id] for text in documents]
+    width, at = model.config.context_length, 1
+    for item, document in zip(result["items"], ids, strict=True):
+        cuts = [0, *(place for place in range(1, len(document)) if (at + place) % width == 0), len(document)]
+        parts = [document[start : end + 1] for start, end in pairwise(cuts)]
+        nats = sum(-slow_logprobs(model, part).sum().item() for part in parts if len(part) > 1)
+        assert item["nats"] == pytest.approx(nats, abs=2e-2)
+        assert item["tokens"] == len(document) - 1
+        at += len(document)
 
 
 def test_whole_documents_up_to_the_limit_in_each_language(model, tokenizer, tmp_path: Path) -> None:

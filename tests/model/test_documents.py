@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
 
 from xmodel.model import attention, documents
 from xmodel.model.documents import block_mask, document_attention, document_mask, document_starts, model_inputs
@@ -156,6 +157,25 @@ def test_the_block_mask_of_flex_attention_is_the_same_mask():
     q, k, v = (torch.randn(len(ROWS), heads, LENGTH, 16) for heads in (4, 2, 2))
     expected = document_attention(q, k, v, document_mask(starts, torch.float32, compiled=False))
     torch.testing.assert_close(document_attention(q, k, v, block_mask(starts)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_block_masks_compile_once():
+    """The compiled block takes any batch's block mask and any layer as they come: one graph serves all."""
+    model, counter = tiny(torch.float32), CompileCounter()
+    compiled = torch.compile(lambda block, *inputs: block(*inputs), dynamic=False, backend=counter)
+    x = torch.randn(2, LENGTH, 32, generator=torch.Generator().manual_seed(0))
+    rotary = model.rotary[:, :LENGTH]
+    with torch.no_grad():
+        for seed in range(3):
+            rows = torch.stack([packed(ROWS[seed + row], LENGTH, row) for row in range(2)])
+            starts = model_inputs(rows, END)["starts_BT"]
+            expected_mask = document_mask(starts, torch.float32, compiled=False)
+            for block in model.model.layers:
+                found = compiled(block, x, rotary, torch.float32, 0, None, block_mask(starts))
+                expected = block(x, rotary, torch.float32, 0, None, expected_mask)
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize(("device", "compiled", "kind"), [("meta", True, "BlockMask"), ("meta", False, "Tensor")])

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from xmodel.errors import UserError
 from xmodel.recipe.convert import ALIASES, setting_paths
 from xmodel.recipe.load import load_recipe, resolve
+from xmodel.recipe.phases import mixture, shares
 from xmodel.recipe.settings import Corpus, Model, Recipe, Source
+from xmodel.recipe.summary import check_summary
 
 GOOD = """\
 name: trial
@@ -321,6 +323,15 @@ def test_missing_files(tmp_path: Path, good: Path) -> None:
         (["pretrain.warmup_steps=11"], "override pretrain.warmup_steps=11: 11 is more than the 10 steps"),
         (["pretrain.final_lr=1e-2"], "override pretrain.final_lr=1e-2: 0.01 is more than peak_lr (0.0006)"),
         (["pretrain.beta2=1"], "override pretrain.beta2=1: must be less than 1"),
+        (["pretrain.phases=[{from_step: 6, weights: {webb: 1}}]"], "override pretrain.phases=[{from_step: 6, weights: {webb: 1}}]: pretrain.phases[0].weights.webb: no source of this name; did you mean web?"),
+        (["pretrain.phases=[{from_step: 6, weights: {web: 0.5}}]"], "override pretrain.phases=[{from_step: 6, weights: {web: 0.5}}]: pretrain.phases[0].weights: the weights sum to 0.5, not to 1 (0.5 is missing; books has none)"),
+        (["pretrain.phases=[{from_step: 6}]"], "override pretrain.phases=[{from_step: 6}]: pretrain.phases[0].weights: the weights sum to 0, not to 1 (1 is missing; web, books have none)"),
+        (["pretrain.phases=[{from_step: 11, weights: {web: 1}}]"], "override pretrain.phases=[{from_step: 11, weights: {web: 1}}]: pretrain.phases[0].from_step: 11 is beyond the last of the 10 steps"),
+        (["pretrain.phases=[{from_step: 6, weights: {web: 1}}, {from_step: 6, weights: {web: 1}}]"], "override pretrain.phases=[{from_step: 6, weights: {web: 1}}, {fr…: pretrain.phases[1].from_step: 6: phases follow one another; begin after step 6, where the one before begins"),
+        (["pretrain.phases=[{from_step: 6, weights: [1, 2]}]"], "override pretrain.phases=[{from_step: 6, weights: [1, 2]}]: pretrain.phases[0].weights: expected NAME: value pairs, got a list"),
+        (["pretrain.phases=[{from_step: 1, weights: {web: 1}}]"], "override pretrain.phases=[{from_step: 1, weights: {web: 1}}]: pretrain.phases[0].from_step: must be at least 2, got 1"),
+        (["pretrain.phases=[{from_step: 3, weights: {web: 2}}]"], "override pretrain.phases=[{from_step: 3, weights: {web: 2}}]: pretrain.phases[0].weights.web: must be between 0 and 1, got 2"),
+        (["pretrain.document_mask=true", "tokens.bos=false"], "override pretrain.document_mask=true: needs tokens.bos: without <s> nothing predicts the first token of a document"),
         (["evaluate.shots=[1, 1]"], "override evaluate.shots=[1, 1]: the same value is given twice"),
         (["evaluate.shots=[1, -1]"], "override evaluate.shots=[1, -1]: evaluate.shots[1]: must be at least 0, got -1"),
         (["name=a/b"], "override name=a/b: `a/b` cannot name a folder; use letters, digits, `.`, `-` and `_`"),
@@ -336,6 +347,13 @@ def test_what_was_refused_is_not_blamed_twice(good: Path) -> None:
     assert len(problems(good, "corpus.sources.web.weight=half")) == 1
     assert len(problems(good, "pretrain.global_batch=x", "pretrain.micro_batch=3")) == 1
     assert len(problems(good, "pretrain.peak_lr=1e", "pretrain.final_lr=1")) == 1
+
+
+def test_phases(good: Path) -> None:
+    recipe = load_recipe(good, ["pretrain.phases=[{from_step: 9, weights: {books: 0.9, web: 0.1}}]"])
+    assert mixture(recipe) == [(0, {"web": 0.75, "books": 0.25}), (64, {"books": 0.9, "web": 0.1})]
+    assert shares(recipe) == {"web": pytest.approx(0.62), "books": pytest.approx(0.38)}
+    assert ("source web", " 62.00% of the samples = 6.349k tokens") in check_summary(recipe)
 
 
 def test_a_constant_rate_needs_no_final_rate(good: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodel.errors import UserError
-from xmodel.tokens.order import DataOrder, Sample, schedule
+from xmodel.tokens.order import DataOrder, Sample, epochs, schedule
 
 PUBLISHED = {
     "redpajama-arxiv": 0.0160, "redpajama-book": 0.0300, "redpajama-c4": 0.1000, "redpajama-commoncrawl": 0.5600,
@@ -169,6 +169,54 @@ def test_phases_change_the_weights_and_repeat_nothing():
         mine = [(sample.epoch, sample.window) for sample in samples if sample.source == name]
         assert len(set(mine)) == len(mine), "no window twice in an epoch"
         assert [epoch for epoch, _ in mine] == [i // count for i in range(len(mine))]
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[dict[str, int], list[tuple[int, dict[str, float]]]]:
+    """Windows of two to five sources, and a mixture of one to four phases; a source may begin with weight 0."""
+    names = "abcde"[: draw(st.integers(2, 5))]
+    windows = {name: draw(st.integers(1, 60)) for name in names}
+    phases, start = [], 0
+    for _ in range(draw(st.integers(1, 4))):
+        cuts = sorted(draw(st.lists(st.integers(0, 100), min_size=len(names) - 1, max_size=len(names) - 1)))
+        shares = [(b - a) / 100 for a, b in pairwise([0, *cuts, 100])]
+        phases.append((start, dict(zip(names, shares, strict=True))))
+        start += draw(st.integers(1, 150))
+    return windows, phases
+
+
+@settings(max_examples=50, deadline=None)
+@given(runs(), st.integers(0, 100), st.lists(st.integers(1, 25), min_size=1, max_size=8))
+def test_a_run_with_phases(run, seed, cuts):
+    """What a mixture that changes must still keep, at any batch cut and world size."""
+    windows, mixture = run
+    (_, first), *phases = mixture
+    order, total = DataOrder(windows, first, seed, phases), mixture[-1][0] + 200
+    everything = order.samples(0, total)
+
+    bounds = [start for start, _ in mixture] + [total]
+    for (_, weights), (start, end) in zip(mixture, pairwise(bounds), strict=True):
+        for name, weight in weights.items():  # every prefix of every phase
+            seen = np.cumsum([sample.source == name for sample in everything[start:end]])
+            assert np.abs(seen - weight * np.arange(1, end - start + 1)).max() < 1
+    for name, count in windows.items():  # no window twice in an epoch, whatever phase it is met in
+        mine = [(sample.epoch, sample.window) for sample in everything if sample.source == name]
+        assert len(set(mine)) == len(mine)
+        assert [epoch for epoch, _ in mine] == [i // count for i in range(len(mine))]
+        assert order.given(total)[name] == len(mine)
+        assert epochs(order, windows, total).get(name, 0) == len(mine) / count
+
+    at = 0
+    for number, size in enumerate(cuts):  # batches of any sizes, on any number of ranks
+        world = number + 1
+        parts = [order.samples(at, size, rank, world) for rank in range(world)]
+        assert [part == everything[at : at + size][rank::world] for rank, part in enumerate(parts)] == [True] * world
+        at += size
+    assert order.batch(3, 20, 1, 4) == order.samples(60, 20, 1, 4)
+
+    if phases:  # a phase that is added changes nothing before it
+        shorter = DataOrder(windows, first, seed, phases[:-1])
+        assert shorter.samples(0, phases[-1][0]) == everything[: phases[-1][0]]
 
 
 def test_unclear_weights_are_refused():

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import bisect
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shards import write_shards
 
 from xmodel.errors import MachineError, UserError
-from xmodel.files import read_json, write_json
+from xmodel.files import read_json
 from xmodel.tokens import packing
 from xmodel.tokens.packing import SIZE_BITS, best_fit, open_packed, pack, truncated
-from xmodel.tokens.shards import END, TOKEN, end_id, open_sources, read_batch
+from xmodel.tokens.shards import end_id, open_sources, read_batch
 
 
 def plain_best_fit(sizes: list[int], room: int) -> list[int]:
@@ -65,32 +65,13 @@ def test_every_target_of_every_document_is_there_once(sizes, length, begin):
     assert cut_by_concatenation == sum(not any(a <= s and e <= b for a, b in windows) for s, e in bounds)
 
 
-def write_shards(folder: Path, lengths: list[list[int]]) -> list[list[int]]:
-    """A tokens folder of one source, as the tokens stage leaves it; gives the documents."""
-    documents, shards, number = [], [], 3
-    for index, sizes in enumerate(lengths):
-        rows = []
-        for size in sizes:
-            rows.append([1, *((number + i) % 900 + 3 for i in range(size - 2)), 2])
-            number += 7
-        stem = folder / f"train/text-{index:05d}"
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        np.concatenate(rows).astype(TOKEN).tofile(stem.with_suffix(".bin"))
-        np.cumsum(sizes).astype(END).tofile(stem.with_suffix(".ends"))
-        entry = {"file": f"train/{stem.name}.bin", "tokens": sum(sizes), "documents": len(sizes)}
-        shards.append(entry | {"ends_checksum": f"{index}-{sum(sizes)}"})
-        documents += rows
-    write_json(folder / "manifest.json", {"train": {"text": {"shards": shards, "documents": len(documents)}}})
-    return documents
-
-
 LENGTHS = [[5, 40, 2, 17, 3, 9], [33, 33, 34, 2], [120, 7, 8, 31]]
 
 
 @pytest.mark.parametrize("chunk", [2, 1 << 20])
 def test_windows_hold_whole_documents(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(packing, "CHUNK", chunk)
-    documents = write_shards(tmp_path, LENGTHS)
+    documents = write_shards(tmp_path, {"text": LENGTHS}, {})["text"]
     source = open_packed(tmp_path, 32, ["text"])["text"]
     rows = read_batch({"text": source}, [("text", 0, i) for i in range(source.n_windows(32))], 32)
     assert rows.shape[1] == 33
@@ -109,14 +90,14 @@ def test_windows_hold_whole_documents(tmp_path, monkeypatch, chunk):
 
 
 def test_the_plan_is_made_once_and_for_these_shards(tmp_path, monkeypatch):
-    write_shards(tmp_path, LENGTHS)
+    write_shards(tmp_path, {"text": LENGTHS}, {})
     first = open_packed(tmp_path, 32, ["text"])["text"].n_windows(32)
     parts = tmp_path / "packed-32/text.parts"
     stamp = parts.stat().st_mtime_ns
     assert open_packed(tmp_path, 32, ["text"])["text"].n_windows(32) == first
     assert parts.stat().st_mtime_ns == stamp
     assert open_packed(tmp_path, 16, ["text"])["text"].n_windows(16) > first, "another length, another plan"
-    write_shards(tmp_path, [[9, 9, 9]])
+    write_shards(tmp_path, {"text": [[9, 9, 9]]}, {})
     assert open_packed(tmp_path, 32, ["text"])["text"].n_windows(32) == 1
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -139,7 +120,7 @@ def test_the_plan_is_made_once_and_for_these_shards(tmp_path, monkeypatch):
 
 
 def test_concatenated_and_packed_windows_hold_the_same_tokens(tmp_path):
-    documents = write_shards(tmp_path, LENGTHS)
+    documents = write_shards(tmp_path, {"text": LENGTHS}, {})["text"]
     plain = open_sources(tmp_path)["text"]
     packed = open_packed(tmp_path, 16, ["text"])["text"]
     rows = np.stack([packed.window(i, 16) for i in range(packed.n_windows(16))])

@@ -150,6 +150,8 @@ def corpus_why(target: str, document: str, as_json: bool) -> None:
 def corpus_plan(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say what the mixture draws from each source: tokens available, weight, epochs, tokens drawn, repeated or cut.
 
+    With pretrain.phases a weight is given for each stretch of the run, and the rest is of the whole run.
+
     Tokens available are those that a finished run counted, else the sizes that the recipe states (`tokens`).
 
     \b
@@ -162,12 +164,15 @@ def corpus_plan(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from xmodel.corpus.mixture import plan, plan_table
     from xmodel.files import read_json
     from xmodel.recipe.batches import samples_through
+    from xmodel.recipe.phases import mixture
 
     opened = open_target(target, overrides, None)
     recipe, manifest = opened.recipe, opened.path("tokens", "manifest.json")
     counted = None
     if Path(target).is_dir() and manifest.exists():
         counted = {name: source["tokens"] for name, source in read_json(manifest)["train"].items()}
-    budget = samples_through(recipe.pretrain.steps, recipe.pretrain) * recipe.model.context_length
-    made = plan(recipe.corpus.sources, budget, counted)
+    length = recipe.model.context_length
+    budget = samples_through(recipe.pretrain.steps, recipe.pretrain) * length
+    phases = [(first * length, weights) for first, weights in mixture(recipe)[1:]]
+    made = plan(recipe.corpus.sources, budget, counted, phases)
     click.echo(json.dumps(asdict(made), ensure_ascii=False) if as_json else plan_table(made))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ class Share:
     language: str
     category: str
     weight: float
+    phases: list[float]  # weights in the phases of `pretrain.phases`
     available: int | None  # tokens; None: not known
     drawn: int  # tokens
     epochs: float | None  # drawn / available
@@ -43,21 +45,29 @@ class Plan:
     warnings: list[str]
 
 
-def plan(sources: Sequence[Source], budget: int, counted: Mapping[str, int] | None = None) -> Plan:
+def plan(
+    sources: Sequence[Source],
+    budget: int,
+    counted: Mapping[str, int] | None = None,
+    phases: Sequence[tuple[int, Mapping[str, float]]] = (),
+) -> Plan:
     """Share a budget of tokens among sources by weight.
 
     Args:
         sources: with weights that sum to 1, in millionths (the recipe's check).
         budget: tokens in all; the shares sum to it exactly (largest remainders).
         counted: tokens of each source as the tokens stage counted them; else the published size counts.
+        phases: (first token, weights by source) of the stretches that have other weights, in order.
     """
-    parts = [round(source.weight * 1e6) for source in sources]
-    drawn = [budget * part // 1_000_000 for part in parts]
-    by_remainder = sorted(range(len(parts)), key=lambda index: (-(budget * parts[index] % 1_000_000), index))
-    for index in by_remainder[: budget - sum(drawn)]:
-        drawn[index] += 1
+    stretches = [(0, {source.name: source.weight for source in sources}), *phases]
+    bounds = [*(first for first, _ in stretches), budget]
+    by_stretch = [
+        _drawn([weights.get(source.name, 0.0) for source in sources], last - first)
+        for (_, weights), (first, last) in zip(stretches, pairwise(bounds), strict=True)
+    ]
     shares = []
-    for source, amount in zip(sources, drawn, strict=True):
+    for index, source in enumerate(sources):
+        amount = sum(drawn[index] for drawn in by_stretch)
         available = counted.get(source.name) if counted is not None else source.tokens
         epochs = amount / available if available else None
         shares.append(
@@ -66,6 +76,7 @@ def plan(sources: Sequence[Source], budget: int, counted: Mapping[str, int] | No
                 language=source.language,
                 category=source.category,
                 weight=source.weight,
+                phases=[weights.get(source.name, 0.0) for _, weights in phases],
                 available=available,
                 drawn=amount,
                 epochs=epochs,
@@ -74,6 +85,16 @@ def plan(sources: Sequence[Source], budget: int, counted: Mapping[str, int] | No
             )
         )
     return Plan(budget, shares, _disagreements(sources) + _missing(shares))
+
+
+def _drawn(weights: Sequence[float], budget: int) -> list[int]:
+    """Tokens of each source; they sum to the budget."""
+    parts = [round(weight * 1e6) for weight in weights]
+    drawn = [budget * part // 1_000_000 for part in parts]
+    by_remainder = sorted(range(len(parts)), key=lambda index: (-(budget * parts[index] % 1_000_000), index))
+    for index in by_remainder[: budget - sum(drawn)]:
+        drawn[index] += 1
+    return drawn
 
 
 def _outcome(epochs: float | None) -> str:
@@ -107,9 +128,9 @@ def _disagreements(sources: Sequence[Source]) -> list[str]:
 
 def _missing(shares: Sequence[Share]) -> list[str]:
     return [
-        f"{share.source}: weight {share.weight:g}, and no token is there to draw"
+        f"{share.source}: weight {max(share.weight, *share.phases, 0):g}, and no token is there to draw"
         for share in shares
-        if share.weight and share.available == 0
+        if share.drawn and share.available == 0
     ]
 
 
@@ -119,7 +140,7 @@ def plan_table(made: Plan) -> str:
         [
             share.source,
             f"{share.available:,}" if share.available is not None else "not known",
-            f"{share.weight:.4f}",
+            " → ".join(f"{weight:.4f}" for weight in (share.weight, *share.phases)),
             f"{share.epochs:.2f}" if share.epochs is not None else "",
             f"{share.printed_epochs:g}" if share.printed_epochs is not None else "",
             f"{share.drawn:,}",

@@ -14,15 +14,19 @@ import torch
 from xmodel.console import progress
 from xmodel.errors import UserError
 from xmodel.evaluate.scorer import BUDGET, target_logprobs
+from xmodel.model.documents import document_starts
 from xmodel.model.transformer import Transformer
 from xmodel.tokenizer.codec import Tokenizer
 
 
-def perplexity(model: Transformer, tokenizer: Tokenizer, folder: Path, bos: bool, limit: int) -> dict[str, Any]:
+def perplexity(
+    model: Transformer, tokenizer: Tokenizer, folder: Path, bos: bool, limit: int, document_mask: bool = False
+) -> dict[str, Any]:
     """Loss, perplexity and bits per byte of the held-out text in `folder`/{en,zh,...}.parquet, a language apart.
 
     Text is laid out as in training: documents, each `[<s>] text </s>`, one behind another, cut into windows of the
-    model's context length that do not overlap. Every token is predicted once, the first from a `</s>`.
+    model's context length that do not overlap. Every token is predicted once, the first from a `</s>`; with
+    `document_mask` (as the model was trained) documents do not see each other, and their `<s>` is not predicted.
 
     Standard errors are those of a ratio of sums over documents (nats over tokens, bits over bytes), by the delta
     method: tokens of a document are not independent, documents nearly are.
@@ -45,14 +49,15 @@ def perplexity(model: Transformer, tokenizer: Tokenizer, folder: Path, bos: bool
         documents = read_documents(path, tokenizer, bos, limit)
         if not documents:
             continue
-        tokens = np.array([len(ids) for _, ids, _ in documents], np.int64)
+        tokens = np.array([len(ids) - document_mask for _, ids, _ in documents], np.int64)
         sizes = np.array([size for _, _, size in documents], np.int64)
         with progress(f"evaluate perplexity ({path.stem})", int(tokens.sum()), "tokens") as shown:
-            nats = document_nats(model, [ids for _, ids, _ in documents], tokenizer.eos_id, shown.advance)
+            ids_by_document = [ids for _, ids, _ in documents]
+            nats = document_nats(model, ids_by_document, tokenizer.eos_id, shown.advance, document_mask)
         rows += ratio_rows(path.stem, nats, tokens, sizes, time.monotonic() - started)
         items += [
-            {"id": name, "language": path.stem, "nats": round(float(loss), 3), "tokens": len(ids), "bytes": size}
-            for (name, ids, size), loss in zip(documents, nats, strict=True)
+            {"id": name, "language": path.stem, "nats": round(float(loss), 3), "tokens": int(count), "bytes": size}
+            for (name, _, size), loss, count in zip(documents, nats, tokens, strict=True)
         ]
     if not rows:
         raise UserError(f"{folder}: the held-out text is empty; a larger corpus.holdout sets more aside")
@@ -136,9 +141,16 @@ def _spread(path: Path, block: int = 256) -> Iterator[tuple[int, str, str]]:
 
 @torch.no_grad()
 def document_nats(
-    model: Transformer, documents: list[np.ndarray], before: int, done: Callable[[int], object] = lambda count: None
+    model: Transformer,
+    documents: list[np.ndarray],
+    before: int,
+    done: Callable[[int], object] = lambda count: None,
+    document_mask: bool = False,
 ) -> np.ndarray:
-    """Summed loss of each document, in nats, when they stand one behind another after the token `before`."""
+    """Summed loss of each document, in nats, when they stand one behind another after the token `before`.
+
+    With `document_mask` they do not see each other (each ends with `before`), and their first tokens have no loss.
+    """
     device = model.rotary.device
     targets_N = np.concatenate(documents)
     tokens_N = np.concatenate([[before], targets_N[:-1]])
@@ -148,12 +160,16 @@ def document_nats(
     for first in range(0, len(tokens_N), step):
         tokens, targets = tokens_N[first : first + step], targets_N[first : first + step]
         padded = np.pad(tokens, (0, -len(tokens) % width))  # at the right of the last window, seen by nothing
-        hidden_BTD = model.hidden(torch.from_numpy(padded.reshape(-1, width)).to(device))
+        tokens_BT = torch.from_numpy(padded.reshape(-1, width)).to(device)
+        starts_BT = document_starts(tokens_BT, before) if document_mask else None
+        hidden_BTD = model.hidden(tokens_BT, starts_BT=starts_BT)
         hidden_ND = hidden_BTD.flatten(0, 1)[: len(targets)]
         logprobs, _ = target_logprobs(model, hidden_ND, torch.from_numpy(targets).to(device))
         losses_N[first : first + step] = -logprobs.double().cpu().numpy()
         done(len(targets))
     if not np.isfinite(losses_N).all():
         raise UserError("the model gives losses that are not finite: its weights are damaged or have diverged")
+    if document_mask:
+        losses_N[tokens_N == before] = 0.0
     starts = np.cumsum([0, *(len(ids) for ids in documents[:-1])])
     return np.add.reduceat(losses_N, starts)

@@ -34,6 +34,7 @@ def run_suites(
     settings: Evaluate,
     bos: bool,
     perplexity_tokens: int = PERPLEXITY_TOKENS,
+    document_mask: bool = False,
 ) -> dict[str, Result]:
     """Carry out `settings.suites` on the corpus's held-out text and question sets; the results by suite.
 
@@ -41,6 +42,7 @@ def run_suites(
         corpus_folder: holds validation/*.parquet and questions/*.jsonl.
         bos: whether documents began with <s> in training.
         perplexity_tokens: score so much of the held-out text in each language.
+        document_mask: documents did not see each other in training.
 
     Raises:
         UserError: an unknown suite, missing files, a tokenizer of another size than the model's vocabulary.
@@ -54,7 +56,8 @@ def run_suites(
     results: dict[str, Result] = {}
     for suite in settings.suites:
         if suite == "perplexity":
-            results[suite] = perplexity(model, tokenizer, corpus_folder / "validation", bos, perplexity_tokens)
+            texts = corpus_folder / "validation"
+            results[suite] = perplexity(model, tokenizer, texts, bos, perplexity_tokens, document_mask)
             continue
         sets = load_questions(corpus_folder / "questions", settings.shots, settings.limit)
         chosen = [questions for questions in sets if questions.name.startswith(TRANSLATION) == (suite == "translation")]

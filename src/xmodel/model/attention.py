@@ -184,7 +184,8 @@ def _probabilities(q_nGTC: Tensor, k_nTC: Tensor, first: int, start: int, end: i
     scores_nRe.view(n, groups, end - start, end - first)[..., start - first :] += future_QQ
     if starts_BT is not None:
         earlier_BQe = torch.arange(first, end) < starts_BT[:, start:end, None]
-        scores_nRe.view(len(starts_BT), -1, end - start, end - first).masked_fill_(earlier_BQe[:, None], -math.inf)
+        unseen_BQe = torch.zeros(earlier_BQe.shape, dtype=q_nGTC.dtype).masked_fill_(earlier_BQe, -math.inf)
+        scores_nRe.view(len(starts_BT), -1, end - start, end - first).add_(unseen_BQe[:, None])
     return torch.softmax(scores_nRe, dim=-1)
 
 

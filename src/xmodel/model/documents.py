@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from xmodel.model.attention import blocked_attention
 from xmodel.model.loss import IGNORED
 
 DocumentMask = Tensor | BlockMask  # what `document_mask` makes of `document_starts` for the kernel that will run
@@ -85,4 +86,4 @@ def document_attention(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, mask: Doc
         return flex_attention(q_BHTC, k_BKTC, v_BKTC, block_mask=mask, enable_gqa=grouped)  # type: ignore[return-value]
     if mask.dtype == torch.bool:
         return F.scaled_dot_product_attention(q_BHTC, k_BKTC, v_BKTC, attn_mask=mask, enable_gqa=grouped)
-    return torch.ops.xmodel.blocked_attention(q_BHTC, k_BKTC, v_BKTC, mask)
+    return blocked_attention(q_BHTC, k_BKTC, v_BKTC, mask)

@@ -117,7 +117,7 @@ def _check_weights(
     total = sum(round(weight * 1e6) for weight in weights.values())
     if total != 1_000_000:
         difference = f"{_millionths(abs(total - 1_000_000))} {'is missing' if total < 1_000_000 else 'too much'}"
-        hint = f"; {', '.join(none[:5])} has none" if none else ""
+        hint = f"; {', '.join(none[:5])} {'has' if len(none) == 1 else 'have'} none" if none else ""
         reading.report(path, f"the weights sum to {_millionths(total)}, not to 1 ({difference}{hint})")
 
 

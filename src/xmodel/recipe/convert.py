@@ -248,13 +248,20 @@ def _choose(value: str, choices: tuple[str, ...]) -> str:
 
 
 def setting_paths(cls: type = Recipe, path: str = "") -> Iterator[str]:
-    """The dotted path of every setting and section below `cls`; list items as `corpus.sources.NAME.weight`."""
+    """The dotted path of every setting and section below `cls`; see `path_inside` for list items."""
     for name, kind in hints(cls).items():
         inner = f"{path}.{name}" if path else name
         yield inner
         inside = section_of(kind)
         if inside:
-            yield from setting_paths(inside, inner if inside is kind else f"{inner}.NAME")
+            yield from setting_paths(inside, path_inside(inner, kind, inside))
+
+
+def path_inside(path: str, kind: Any, section: type) -> str:
+    """Path of a section; of the items of a list as `corpus.sources.NAME`, or `pretrain.phases[N]` without a name."""
+    if section is kind:
+        return path
+    return f"{path}.NAME" if "name" in hints(section) else f"{path}[N]"
 
 
 def section_of(kind: Any) -> type | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from xmodel.recipe.convert import COUNT, hints, number, section_of
+from xmodel.recipe.convert import COUNT, hints, number, path_inside, section_of
 from xmodel.recipe.settings import Recipe
 
 COUNT_PATTERN = f"^{COUNT.pattern}$"
@@ -98,7 +98,7 @@ def _tables(cls: type, path: str) -> list[str]:
         inner = f"{path}.{setting.name}" if path else setting.name
         inside = section_of(kind)
         if inside is not None:
-            below.setdefault(inside, inner if inside is kind else f"{inner}.NAME")
+            below.setdefault(inside, path_inside(inner, kind, inside))
         if inside is None or inside is not kind:
             mark = "" if setting.metadata["identity"] else " †"
             rows.append(f"| `{inner}`{mark} | {_kind(kind)} | {_shown(_default(setting))} | {_meaning(setting)} |")
