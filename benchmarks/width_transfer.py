@@ -84,6 +84,7 @@ def trained(width: int, transfer: bool, rate: float, seed: int, steps: int, opti
     )
     model = Transformer(shape)
     model.init_weights(seed)
+    model.compute_dtype = torch.bfloat16
     optimizer = make_optimizer(model, settings)
     data, generator, losses = text(), torch.Generator().manual_seed(seed), []
     for step in range(1, steps + 1):
