@@ -2,12 +2,12 @@
 
     python benchmarks/ablations.py                                          # on the built-in sandbox text
     python benchmarks/ablations.py --text en=a.jsonl.gz --text zh=b.jsonl   # on your own, one file or more a language
-    python benchmarks/ablations.py --rows paper,muon --rates 2e-3,4e-3 --seeds 0,1,2
+    python benchmarks/ablations.py --rows paper,muon --rates 2e-3,4e-3 --seeds 0,1,2 --steps 1024
 
-Every run is `xmodel pretrain` itself: 1.0 million parameters, 3 layers, context 256, 0.4 million tokens, one thread,
-under a minute of processor time. Each row is the paper's recipe (AdamW, warm-up, cosine to a tenth) with the one change
-that its name says; a seed changes initial weights and data order. "Rates" are peak learning rates: a row is run at all
-that are asked for, and its best by the mean over seeds is the one to compare. The held-out text is the same for all.
+Every run is `xmodel pretrain` itself: 1.0 million parameters, 3 layers, context 256, 0.26 million tokens (`--steps`),
+one thread, about 25 s of processor time. Each row is the paper's recipe (AdamW, warm-up, cosine to a tenth) with the
+one change that its name says; a seed changes initial weights and data order. "Rates" are peak learning rates: a row is
+run at all that are asked for, and its best by the mean over seeds is the one to compare.
 
 The results file is written after every run, and what stands in it is not run again: a sweep that was killed goes on.
 """
@@ -49,14 +49,14 @@ tokenizer: {vocab_size: 2048, character_coverage: 0.98, sample_bytes: 2M}
 tokens: {bos: false}
 model: {layers: 3, heads: 4, kv_heads: 2, hidden: 128, ffn: 320, context_length: 256}
 pretrain:
-  steps: 384
+  steps: STEPS
   global_batch: 4
   micro_batch: 4
-  warmup_steps: 20        # a twentieth of the steps
+  warmup_steps: WARMUP        # a twentieth of the steps
   schedule: cosine
   weight_decay: 0.1
   eval_every: 0
-  eval_tokens: 20k
+  eval_tokens: 16k
   save_every: 100k
   keep: 1
   log_every: 64
@@ -67,60 +67,60 @@ pretrain:
 evaluate: {limit_during: 0}
 """
 TENTH = 0.1  # final_lr of the paper's recipe, as a share of peak_lr
-BEST = ["pretrain.optimizer=muon", "model.qk_norm=true", "pretrain.schedule=wsd", "pretrain.decay_steps=154"]
-ROWS: dict[str, list[str]] = {  # name: what is changed; settings of other options come with the option
-    "paper": [],
-    "wsd": ["pretrain.schedule=wsd", "pretrain.decay_steps=77"],
-    "wsd, decay 40 %": ["pretrain.schedule=wsd", "pretrain.decay_steps=154"],
-    "muon": ["pretrain.optimizer=muon"],
-    "z-loss": ["pretrain.z_loss=1e-4"],
-    "qk-norm": ["model.qk_norm=true"],
-    "tied": ["model.tied_embeddings=true"],
-    "batch warm-up": [
-        "pretrain.micro_batch=1",
-        "pretrain.batch_warmup=[1,2]",
-        "pretrain.batch_warmup_steps=64",
-        "pretrain.steps=464",
-    ],
-    "ema": ["pretrain.average=ema", "pretrain.average_decay=0.98"],
-    "best known": BEST,
-}
-RATES = "2e-3,4e-3,8e-3"
+
+
+def rows(steps: int) -> dict[str, list[str]]:
+    """What each row changes; settings that an option needs come with it. All see the same number of tokens."""
+    muon, qk_norm = ["pretrain.optimizer=muon"], ["model.qk_norm=true"]
+    wsd = {share: [*WSD, f"pretrain.decay_steps={round(steps * share)}"] for share in (0.2, 0.4)}
+    stage = steps // 8  # of a quarter and then half of the batch: 1.25 stages' worth of samples to make up for
+    warm_up = [f"pretrain.batch_warmup_steps={stage}", f"pretrain.steps={steps + 5 * stage // 4}"]
+    return {
+        "paper": [],
+        "wsd": wsd[0.2],
+        "wsd-40": wsd[0.4],
+        "muon": muon,
+        "z-loss": ["pretrain.z_loss=1e-4"],
+        "qk-norm": qk_norm,
+        "tied": ["model.tied_embeddings=true"],
+        "batch-warm-up": ["pretrain.micro_batch=1", "pretrain.batch_warmup=[1,2]", *warm_up],
+        "ema": ["pretrain.average=ema", "pretrain.average_decay=0.98"],
+        "best-known": [*muon, *qk_norm, *wsd[0.4]],
+    }
+
+
+WSD = ["pretrain.schedule=wsd", "pretrain.final_lr=0"]
+RATES = "1e-3,2e-3,4e-3"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", action="append", default=[], help="LANGUAGE=FILE; default: the sandbox")
     parser.add_argument("--name", default="", help="what the text is called in the results; default: its file names")
-    parser.add_argument("--rows", default=",".join(ROWS), help="names of rows, separated by commas")
+    parser.add_argument("--rows", default=",".join(rows(0)), help="names of rows")
     parser.add_argument("--rates", default=RATES, help="peak learning rates")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=256, help="of 1,024 tokens; a multiple of 32")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "xmodel-ablations")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "ablations.json")
     options = parser.parse_args()
 
     text = options.name or "+".join(Path(item.partition("=")[2]).name for item in options.text) or "sandbox"
-    base = prepared(options.work / text, sources(options.text))
+    changes, steps = rows(options.steps), options.steps
+    if unknown := set(options.rows.split(",")) - set(changes):
+        raise SystemExit(f"--rows {options.rows}: no {', '.join(unknown)}; the rows are {', '.join(changes)}")
+    base = prepared(options.work / f"{text}-{steps}", PAPER, sources(options.text), steps)
     results = read_json(options.results) if options.results.exists() else {"runs": []}
-    results |= {"versions": versions(), "machine": platform.machine(), "recipe": PAPER, "rows": ROWS}
+    results |= {"versions": versions(), "machine": platform.machine(), "recipe": PAPER}
     for seed in map(int, options.seeds.split(",")):
-        for name in names(options.rows):
+        for name in options.rows.split(","):
             for rate in map(float, options.rates.split(",")):
-                key = {"text": text, "row": name, "peak_lr": rate, "seed": seed, "changes": ROWS[name]}
+                key = {"text": text, "steps": steps, "row": name, "peak_lr": rate, "seed": seed}
                 if not any(run.items() >= key.items() for run in results["runs"]):
-                    results["runs"].append(key | train(base, ROWS[name], rate, seed))
+                    results["runs"].append(key | train(base, changes[name], rate, seed))
                     write_json(options.results, results)
-                    print(results["runs"][-1], flush=True)
     print(f"\nHeld-out bits per byte, mean ± standard deviation over seeds; text: {text}\n")
-    print(summary([run for run in results["runs"] if run["text"] == text]))
-
-
-def names(given: str) -> list[str]:
-    """Names of rows; a name may have a comma in it."""
-    found = [name for name in ROWS if f",{name}," in f",{given},"]
-    if len(",".join(found)) != len(given):
-        raise SystemExit(f"--rows {given}: the rows are {'; '.join(ROWS)}")
-    return found
+    print(summary([run for run in results["runs"] if (run["text"], run["steps"]) == (text, steps)]))
 
 
 def sources(texts: Sequence[str]) -> str:
@@ -138,12 +138,12 @@ def sources(texts: Sequence[str]) -> str:
     )
 
 
-def prepared(folder: Path, listed: str) -> Run:
+def prepared(folder: Path, recipe: str, listed: str, steps: int) -> Run:
     """A run directory whose corpus, tokenizer and tokens stand."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "paper.yaml"
-    file.write_text(PAPER.replace("SOURCES", listed), encoding="utf-8")
-    run = Run(folder / "run", load_recipe(file))
+    text = recipe.replace("SOURCES", listed).replace("STEPS", str(steps)).replace("WARMUP", str(steps // 20))
+    (folder / "paper.yaml").write_text(text, encoding="utf-8")
+    run = Run(folder / "run", load_recipe(folder / "paper.yaml"))
     carry_out(run, STAGES, ["corpus", "tokenizer", "tokens"])
     return run
 
@@ -151,8 +151,6 @@ def prepared(folder: Path, listed: str) -> Run:
 def changed(base: Run, changes: Sequence[str], rate: float, seed: int) -> Recipe:
     """The paper's recipe with a row's changes."""
     given = [f"seed={seed}", f"pretrain.peak_lr={rate}", f"pretrain.final_lr={rate * TENTH}"]
-    if "pretrain.schedule=wsd" in changes:
-        given.append("pretrain.final_lr=0")
     return load_recipe(base.folder.parent / "paper.yaml", [*given, *changes])
 
 
@@ -169,7 +167,7 @@ def train(base: Run, changes: Sequence[str], rate: float, seed: int) -> dict[str
     finally:
         shutil.rmtree(folder)
     held_out = {key: last[key] for key in ("bits_per_byte_en", "bits_per_byte_zh") if key in last}
-    return {"tokens": last["tokens"], "processor_seconds": round(seconds, 1)} | held_out
+    return {"changes": list(changes), "tokens": last["tokens"], "processor_seconds": round(seconds, 1)} | held_out
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> str:
@@ -181,7 +179,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> str:
     papers = [group for (row, _), group in groups.items() if row == "paper"]
     best = min(papers, key=lambda group: statistics.mean(map(mean_bits, group)), default=[])
     reference = {run["seed"]: mean_bits(run) for run in best}
-    for (row, rate), group in sorted(groups.items(), key=lambda item: (list(ROWS).index(item[0][0]), item[0][1])):
+    for (row, rate), group in sorted(groups.items(), key=lambda item: (list(rows(0)).index(item[0][0]), item[0][1])):
         cells = [row, f"{rate:g}", str(len(group)), f"{group[0]['tokens'] / 1e6:.3f}M"]
         cells += [spread([run[f"bits_per_byte_{language}"] for run in group]) for language in ("en", "zh")]
         gains = [mean_bits(run) - reference[run["seed"]] for run in group if run["seed"] in reference]

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen3Config
 
 from xmodel.errors import UserError
 from xmodel.model.config import from_hf, to_hf
 from xmodel.model.counts import flops_per_token, parameters
 from xmodel.model.transformer import Transformer
+from xmodel.recipe import presets
 from xmodel.recipe.settings import Model
 
 REFERENCE = Model(
@@ -30,11 +31,12 @@ def test_reference_has_the_published_number_of_parameters() -> None:
         assert sum(p.numel() for p in Transformer(REFERENCE).parameters()) == 1_188_136_960
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-def test_counts_equal_the_model(tied: bool) -> None:
-    shape = Model(
-        layers=3, heads=6, kv_heads=2, hidden=48, ffn=100, vocab_size=77, context_length=8, tied_embeddings=tied
-    )
+def test_counts_equal_the_model(tied: bool, qk_norm: bool) -> None:
+    shape = Model(layers=3, heads=6, kv_heads=2, hidden=48, ffn=100, vocab_size=77, context_length=8)
+    shape = replace(shape, tied_embeddings=tied, qk_norm=qk_norm)
+    assert presets.parameters(shape) == parameters(shape)["total"]
     counts, model = parameters(shape), Transformer(shape)
     assert counts["total"] == sum(p.numel() for p in model.parameters())
     assert counts["total"] == counts["embedding"] + counts["non_embedding"]
@@ -48,6 +50,20 @@ def test_flops_of_the_reference() -> None:
         6 * n + 12 * 24 * 2048 * 4096,
         6 * n + 6 * 24 * 2048 * 4096,
     )
+
+
+def test_qk_norm_is_a_qwen3() -> None:
+    shape = replace(REFERENCE, qk_norm=True)
+    theirs = Qwen3Config(**to_hf(shape))
+    assert to_hf(shape)["architectures"] == ["Qwen3ForCausalLM"]
+    assert theirs.head_dim == 64
+    assert from_hf(to_hf(shape)) == shape
+    assert replace(from_hf(theirs.to_dict()), context_length=4096) == shape
+    without = {key: value for key, value in to_hf(shape).items() if key != "head_dim"}
+    with pytest.raises(UserError, match="head_dim 128 with hidden_size 2048 and 32 heads"):
+        from_hf(without)  # 128 is what Qwen3 has when nothing is said
+    with pytest.raises(UserError, match="use_sliding_window true"):
+        from_hf(to_hf(shape) | {"use_sliding_window": True})
 
 
 def test_config_goes_to_hugging_face_and_back() -> None:

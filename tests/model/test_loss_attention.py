@@ -45,6 +45,24 @@ def test_loss_and_gradients_equal_cross_entropy(
         torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4 * scale)
 
 
+@pytest.mark.parametrize("rows", [2, 64])
+def test_z_loss_is_in_the_gradient_and_not_in_the_value(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PaLM's definition through plain autograd; positions without a target carry neither loss."""
+    monkeypatch.setattr(loss, "_rows_per_chunk", lambda *_: rows)
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(7, 5, generator=generator) * 3, torch.randn(11, 5, generator=generator)
+    targets = torch.tensor([3, -100, 0, 10, -100, 7, 7])
+    own, plain = [[leaf.clone().requires_grad_() for leaf in (x, weight)] for _ in range(2)]
+    value = linear_cross_entropy(*own, targets, 0.05)
+    value.backward()
+    logits = F.linear(*plain)
+    cross_entropy = F.cross_entropy(logits, targets, reduction="sum")
+    (cross_entropy + 0.05 * (logits.logsumexp(1).square() * (targets >= 0)).sum()).backward()
+    torch.testing.assert_close(value.detach(), cross_entropy.detach())
+    for ours, theirs in zip(own, plain, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+
+
 def test_loss_is_exact_where_the_target_is_hopeless() -> None:
     """The target's probability underflows in float32; its loss must not become infinite."""
     x, weight = torch.ones(1, 1), torch.tensor([[500.0], [0.0]])

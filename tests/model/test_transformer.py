@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from xmodel.model.config import from_hf, to_hf
 from xmodel.model.transformer import KVCache, Transformer, compile_model
@@ -27,6 +27,7 @@ SHAPES = {
     "multi-query, tied": Model(
         layers=2, heads=6, kv_heads=1, hidden=96, ffn=64, vocab_size=101, context_length=40, tied_embeddings=True
     ),
+    "qk-norm": Model(layers=2, heads=6, kv_heads=2, hidden=48, ffn=80, vocab_size=97, context_length=40, qk_norm=True),
     "long table, rope base": Model(
         layers=2,
         heads=2,
@@ -76,7 +77,8 @@ def cosine(a: torch.Tensor | None, b: torch.Tensor | None) -> float:
 def test_logits_and_gradients_equal_transformers(name: str) -> None:
     shape = SHAPES[name]
     model = make(shape)
-    peer = LlamaForCausalLM(LlamaConfig(**to_hf(shape)))
+    classes = (Qwen3ForCausalLM, Qwen3Config) if shape.qk_norm else (LlamaForCausalLM, LlamaConfig)
+    peer = classes[0](classes[1](**to_hf(shape)))
     peer.load_state_dict(model.state_dict(), strict=not shape.tied_embeddings)
     tokens = some_tokens(shape, 3, shape.context_length)
     assert relative(model(tokens), peer(tokens).logits) <= 1e-5
