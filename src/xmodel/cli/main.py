@@ -151,7 +151,7 @@ _stage_command(
 @FOLDER
 @REDO
 @PROCESSES
-@click.option("--worker", is_flag=True, hidden=True, help="One rank, started by xmodel, which holds the lock.")
+@click.option("--worker", is_flag=True, help="Be one rank under torchrun: train, take no lock, record no stage.")
 @JSON
 def pretrain(
     target: str,
@@ -170,8 +170,10 @@ def pretrain(
     Examples:
       xmodel pretrain runs/quickstart
       xmodel pretrain recipes/xmodel-lm-1.1b.yaml --processes 7
-      torchrun --nproc-per-node 8 -m xmodel pretrain runs/mine
+      torchrun --nproc-per-node 8 -m xmodel pretrain --worker runs/mine       see launch/ for several machines
     """
+    if "RANK" in os.environ and not worker:
+        raise UserError("under torchrun every process is one rank: add --worker; launch/ has examples")
     opened = open_target(target, overrides, folder, processes)
     if worker:
         from xmodel.stages import pretrain_here
@@ -179,7 +181,7 @@ def pretrain(
         pretrain_here(opened)
         return
     rows = carry_out_stages(opened, ("pretrain",), redo)
-    if as_json and os.environ.get("RANK", "0") == "0":
+    if as_json:
         click.echo(json.dumps(rows[0], ensure_ascii=False))
 
 
