@@ -6,6 +6,7 @@ figures that a person wants to see at once. Heavy modules are imported where the
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,17 +109,18 @@ def pretrain_here(run: Run) -> dict[str, Any]:
 
 def _pretrain_in_processes(run: Run) -> dict[str, Any]:
     """The same command under torchrun, one process per device; this process waits and keeps the lock."""
-    from torch.distributed.run import get_args_parser
-
     from xmodel.pretrain.checks import check_before
 
     settings = run.recipe.pretrain
     check_before(run.recipe, run.path("tokens"), run.folder, run.processes)  # what no restart would mend
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={run.processes}"]
     launcher += [f"--max-restarts={settings.max_restarts}"]
-    if "--shutdown-timeout" in get_args_parser().format_help():  # not in torch 2.11, which waits 30 seconds
-        launcher += [f"--shutdown-timeout={int(min(SAVE_SECONDS, 60 * settings.timeout_minutes))}"]
-    child = subprocess.Popen([*launcher, "-m", "xmodel", "pretrain", "--worker", str(run.folder)])
+    patience = int(min(SAVE_SECONDS, 60 * settings.timeout_minutes))
+    child = subprocess.Popen(
+        [*launcher, "-m", "xmodel", "pretrain", "--worker", str(run.folder)],
+        env=os.environ
+        | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(patience)},  # torch 2.11 waits 30 seconds whatever it says
+    )
     try:
         code = child.wait()
     except (Interrupted, KeyboardInterrupt):

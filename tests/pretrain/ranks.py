@@ -12,9 +12,11 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -105,12 +107,90 @@ def rank_main(run: dict[str, Any], tokens: Path, folder: Path, rank: int, port: 
     os._exit(code)
 
 
+def start(run: dict[str, Any], tokens: Path) -> list[int]:
+    """Fork the ranks of a run; their process ids."""
+    folder = Path(run["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(run["world"]):
+        child = os.fork()
+        if child == 0:
+            rank_main(run, tokens, folder, rank, port)
+        children.append(child)
+    return children
+
+
+def ended(children: list[int]) -> list[int]:
+    """Wait for all; their exit codes, negative for a signal."""
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def chaos(run: dict[str, Any], tokens: Path) -> dict[str, float]:
+    """Start the run again and again and kill it at random moments, then let it end; what was done to it.
+
+    Moments: before the first step, after a random number of steps, or while a checkpoint is being written. Victims: all
+    ranks, one rank (the others have to end by themselves), or one rank by SIGTERM (all have to save and leave).
+    """
+    random = Random(run["seed"])
+    folder = Path(run["folder"])
+    done = {
+        "kill_all": 0,
+        "kill_one": 0,
+        "terminate_one": 0,
+        "while_saving": 0,
+        "before_a_step": 0,
+        "survivor_seconds": 0.0,
+    }
+    wanted = run["kills"]
+    while wanted:
+        rows = lines(folder)
+        children = start(run, tokens)
+        moment = random.choices(("steps", "saving", "starting"), (5, 4, 1))[0]
+        target = rows + random.randint(2, 6)
+        how = random.choice(("kill_all", "kill_one", "terminate_one")) if run["world"] > 1 else "kill_all"
+        if moment == "starting":
+            time.sleep(random.random() * 0.5)
+        while moment != "starting" and os.waitpid(children[0], os.WNOHANG) == (0, 0):
+            saving = moment == "saving" and any((folder / "checkpoints").glob("*.partial"))
+            if lines(folder) >= target and (saving or moment == "steps"):
+                break
+            time.sleep(0.0005)
+        else:
+            if moment != "starting":  # it came to its end: nothing is left to kill
+                ended(children[1:])
+                return done
+        time.sleep(random.random() * 0.01)
+        in_save = any((folder / "checkpoints").glob("*.partial"))
+        victims = children if how == "kill_all" else [random.choice(children)]
+        for victim in victims:
+            os.kill(victim, signal.SIGTERM if how == "terminate_one" else signal.SIGKILL)
+        killed = time.perf_counter()
+        codes = ended(children)
+        expected = {"kill_all": {-9, 0}, "kill_one": {-9, 1, 0}, "terminate_one": {75, -15, 1, 0}}[how]
+        assert set(codes) <= expected, (how, moment, codes)
+        done["survivor_seconds"] = max(done["survivor_seconds"], round(time.perf_counter() - killed, 2))
+        done[how] += 1
+        done["while_saving"] += in_save
+        done["before_a_step"] += lines(folder) <= rows
+        wanted -= 1
+    assert set(ended(start(run, tokens))) == {0}
+    return done
+
+
+def lines(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
 def main(job_file: Path) -> None:
     """Carry out a job: {"tokens": folder, "runs": [{"folder", "world", "settings", "stop", "faults", "codes"}]}.
 
     `stop`: SIGTERM to the first rank at the first evaluation after training began. `faults`: {number of the training
     pass of the last rank (0: the dry run): "nan" | "inf" | "spike"}. `codes`: exit codes that are expected, [0] if
-    absent.
+    absent. `kills`, `seed`: see `chaos`; what it did is printed as a line of JSON.
     """
     job = json.loads(job_file.read_text())
     tokens = Path(job["tokens"])
@@ -118,18 +198,10 @@ def main(job_file: Path) -> None:
         make_tokens(tokens)
     torch.set_num_threads(1)
     for run in job["runs"]:
-        folder = Path(run["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        children = []
-        for rank in range(run["world"]):
-            child = os.fork()
-            if child == 0:
-                rank_main(run, tokens, folder, rank, port)
-            children.append(child)
-        codes = {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
+        if "kills" in run:
+            print(json.dumps(chaos(run, tokens)), flush=True)
+            continue
+        codes = set(ended(start(run, tokens)))
         assert codes <= set(run.get("codes", [0])), (run, codes)
 
 

@@ -22,6 +22,7 @@ from xmodel.cli.common import (
     open_target,
 )
 from xmodel.console import log
+from xmodel.errors import UserError
 
 WATCH_SECONDS = 5
 
@@ -51,7 +52,7 @@ def pretrain() -> None:
     metavar="STEPS",
     help="Profile so many steps, into RUN/profile; a process that trains this run already is asked to do it.",
 )
-@click.option("--worker", is_flag=True, hidden=True, help="One rank, started by xmodel, which holds the lock.")
+@click.option("--worker", is_flag=True, help="Be one rank under torchrun: train, take no lock, record no stage.")
 @JSON
 def pretrain_run(
     target: str,
@@ -71,21 +72,23 @@ def pretrain_run(
     Examples:
       xmodel pretrain runs/quickstart
       xmodel pretrain recipes/xmodel-lm-1.1b.yaml --processes 7
-      torchrun --nproc-per-node 8 -m xmodel pretrain runs/mine
+      torchrun --nproc-per-node 8 -m xmodel pretrain --worker runs/mine       see launch/ for several machines
     """
+    if "RANK" in os.environ and not worker:
+        raise UserError("under torchrun every process is one rank: add --worker; launch/ has examples")
     opened = open_target(target, overrides, folder, processes)
     if worker:
         from xmodel.stages import pretrain_here
 
         pretrain_here(opened)
         return
-    if profiled is not None and os.environ.get("RANK", "0") == "0" and _asked(opened, profiled):
+    if profiled is not None and _asked(opened, profiled):
         return
     rows = carry_out_stages(opened, ("pretrain",), redo)
     if profiled is not None and opened.path("profile.request").exists():
         opened.path("profile.request").unlink()
         log("nothing was profiled: no step was left to train")
-    if as_json and os.environ.get("RANK", "0") == "0":
+    if as_json:
         click.echo(json.dumps(rows[0], ensure_ascii=False))
 
 
