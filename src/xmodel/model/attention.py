@@ -35,9 +35,9 @@ def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, kernel: 
     """
     new, past = q_BHTC.shape[2], k_BKSC.shape[2] - q_BHTC.shape[2]
     if kernel == "fa3":
-        return _flash_attention_3(q_BHTC, k_BKSC, v_BKSC)
+        return _flash_attention_3(q_BHTC, k_BKSC, v_BKSC)  # pyright: ignore[reportCallIssue] - torch's decorator
     if kernel in SDPA_KERNELS:
-        with sdpa_kernel(SDPA_KERNELS[kernel]):  # type: ignore[call-arg] (its annotation)
+        with sdpa_kernel(SDPA_KERNELS[kernel]):
             return F.scaled_dot_product_attention(
                 q_BHTC, k_BKSC, v_BKSC, is_causal=True, enable_gqa=q_BHTC.shape[1] != k_BKSC.shape[1]
             )
