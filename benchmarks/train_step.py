@@ -133,7 +133,7 @@ def measure(names: list[str], options: argparse.Namespace, shape: dict[str, Any]
             results[name]["error"] = f"left out: {options.seconds} seconds were over"
         return late
 
-    for group in [names] if options.device == "cpu" else [[name] for name in names]:  # who takes turns with whom
+    for group in [names] if options.plan == "cpu" else [[name] for name in names]:  # who takes turns with whom
         for name in group:
             results[name] = {"seconds": []}
             if not over(name):
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="small")
     parser.add_argument("--table", choices=("peers", "options"), default="peers", help="which cells")
-    parser.add_argument("--plan", choices=("cpu", "cuda"), help="the cells for this device (default: --device)")
+    parser.add_argument("--plan", choices=("cpu", "cuda"), help="cells and their order (default: of --device)")
     parser.add_argument("--cells", nargs="+", help="these cells, in place of a table")
     parser.add_argument("--batch", type=int, help="sequences in a step (default: the shape's)")
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of every cell")
@@ -191,11 +191,12 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/train-step-DEVICE[-SHAPE][-TABLE].json")
     options = parser.parse_args()
+    options.plan = options.plan or options.device
     sides, batch = SHAPES[options.shape]
     shape, batch = dict(zip(SIDES, sides, strict=True)), options.batch or batch
     names = options.cells or [
         name
-        for name in TABLES[options.table, options.plan or options.device]
+        for name in TABLES[options.table, options.plan]
         if (options.litgpt or not name.startswith("litgpt")) and (options.nanochat or not name.startswith("nanochat"))
     ]
     results = measure(names, options, shape, batch)
@@ -264,8 +265,12 @@ def main() -> None:
         if "profile" in results[name]:
             shares = ", ".join(f"{group} {share:.0%}" for group, share in results[name]["profile"].items())
             print(f"where the time of {name} goes: {shares}")
-    gpu = torch.cuda.get_device_name().split()[-1].lower() if options.device == "cuda" else "cpu"
-    parts = ["train-step", gpu, *([options.shape] if options.shape not in ("small", "reference") else [])]
+    device = torch.cuda.get_device_name().lower().split() if options.device == "cuda" else ["cpu"]
+    parts = [
+        "train-step",
+        *(word for word in device if word != "nvidia"),
+        *([options.shape] if options.shape not in ("small", "reference") else []),
+    ]
     parts += ["options"] if options.table == "options" else []
     out = options.out or Path(__file__).parent / "results" / f"{'-'.join(parts)}.json"
     settings = {"shape": shape, "batch": batch, "rounds": options.rounds, "baseline": base}

@@ -33,10 +33,10 @@ ADAMW = {"lr": 6e-4, "betas": (0.9, 0.95), "weight_decay": 0.1, "fused": True}
 # Groups of a profile: of the first of these whose words are in the name of an operator or of one that called it.
 GROUPS = {
     "attention": ("attention", "sdpa", "fmha", "flash"),
-    "head and loss": ("LinearCrossEntropy", "nll_loss", "log_softmax"),
-    "optimizer, clipping": ("adam", "foreach", "Optimizer", "linalg_vector_norm", "clip", "lpnorm", "multi_tensor"),
+    "head and loss": ("linearcrossentropy", "nll_loss", "softmax", "scatter", "gather"),
+    "optimizer, clipping": ("adam", "foreach", "optimizer", "linalg_vector_norm", "clip", "lpnorm", "multi_tensor"),
     "matrix products": ("aten::mm", "aten::addmm", "aten::_scaled_mm", "gemm", "nvjet", "cutlass", "cublas"),
-    "norms, rotary, SwiGLU, casts": ("CompiledFxGraph", "triton", "CompiledFunction", "inductor", "Compiled Region"),
+    "norms, rotary, SwiGLU, casts": ("compiledfxgraph", "triton", "compiledfunction", "compiled region"),
 }
 
 
@@ -321,8 +321,8 @@ class Cell:
             while parent is not None:
                 names.append(parent.name)
                 parent = parent.cpu_parent
-            took = event.self_device_time_total if on_device else event.self_cpu_time_total
-            path = "\n".join(names)
+            took = event.time_range.elapsed_us() if on_device else event.self_cpu_time_total
+            path = "\n".join(names).lower()
             group = next((key for key, words in GROUPS.items() if any(word in path for word in words)), "other")
             sums[group] = sums.get(group, 0) + took
         total = sum(sums.values()) or 1
@@ -364,6 +364,9 @@ def serve() -> None:
             reply = answer(request)
         except Exception as error:  # a peer that is missing or runs out of memory is a result, too
             cells.pop(request["cell"], None)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             text = str(error).strip().splitlines() or [""]
             reply = {"error": f"{type(error).__name__}: {text[0][:200]}"}
         answers.write(json.dumps(reply) + "\n")

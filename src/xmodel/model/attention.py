@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -95,7 +96,8 @@ def _fault(
         for n in (heads, kv_heads, kv_heads)
     )
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns of every kernel that it passes over
             causal_attention(q, k, v, kernel=kernel).sum().backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -74,7 +74,7 @@ class Batches:
         self.waited = 0.0
         self._data, self._settings, self._place, self._reader = data, settings, place, reader
         self._step = first
-        self._buffers: dict[int, Tensor] = {}  # page-locked, by turn; a batch is copied before its buffer's next turn
+        self._buffers: dict[int, tuple[Tensor, torch.cuda.Event]] = {}  # page-locked, and when its copy is done
         self._stream = torch.cuda.Stream(place.device) if place.device.type == "cuda" else None
         self._ahead = self._read_ahead()
 
@@ -87,11 +87,11 @@ class Batches:
         started = time.perf_counter()
         rows_BT = self._ahead.result()
         self.waited += time.perf_counter() - started
-        self._ahead = self._read_ahead()
         if self._stream is not None:  # the device waits for the copy, the host does not
             step_stream = torch.cuda.current_stream(self._place.device)
             step_stream.wait_stream(self._stream)
             rows_BT.record_stream(step_stream)
+        self._ahead = self._read_ahead()
         return rows_BT
 
     def _read_ahead(self) -> Future[Tensor] | None:
@@ -105,13 +105,16 @@ class Batches:
         rows = self._data.batch(step - 1, self._settings.global_batch, place.rank, place.world)
         if self._stream is None:
             return torch.from_numpy(rows)
-        if step % 2 not in self._buffers:
-            self._buffers[step % 2] = torch.empty(rows.shape, dtype=torch.int32, pin_memory=True)
-        buffer = self._buffers[step % 2]
-        self._stream.synchronize()  # this thread alone waits, until the buffer's last batch has been copied
-        np.copyto(buffer.numpy(), rows, casting="same_kind")
         with torch.cuda.device(place.device), torch.cuda.stream(self._stream):
-            return buffer.to(place.device, non_blocking=True).to(torch.int64)
+            if step % 2 not in self._buffers:
+                locked = torch.empty(rows.shape, dtype=torch.int32, pin_memory=True)
+                self._buffers[step % 2] = locked, torch.cuda.Event()
+            buffer, copied = self._buffers[step % 2]
+            copied.synchronize()  # of the batch two steps before; this thread alone waits
+            np.copyto(buffer.numpy(), rows, casting="same_kind")
+            rows_BT = buffer.to(place.device, non_blocking=True)
+            copied.record()
+            return rows_BT.to(torch.int64)
 
 
 @contextmanager
