@@ -39,7 +39,7 @@ from xmodel.model.counts import flops_per_token, parameters
 from xmodel.pretrain.flops import peak_flops
 from xmodel.recipe.settings import Model
 
-SIDES = ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab_size", "context_length")
+SIDES: tuple[str, ...] = ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab_size", "context_length")
 SHAPES = {  # name: sides of the model, sequences in a step
     "tiny": ((2, 64, 4, 2, 176, 512, 128), 2),
     "small": ((6, 256, 8, 2, 704, 8192, 512), 8),
@@ -58,7 +58,8 @@ TABLES = {
     ("options", "cpu"): [
         OURS, "xmodel/eager/bf16", "xmodel/compiled/fp32", f"{OURS}/attention=flash", f"{OURS}/loss=plain",
         f"{OURS}/checkpointing=selective", f"{OURS}/checkpointing=full",
-        "xmodel/eager/bf16/checkpointing=selective", "xmodel/eager/bf16/checkpointing=full", f"{OURS}/gc=on",
+        "xmodel/eager/bf16/checkpointing=selective", "xmodel/eager/bf16/checkpointing=full",
+        f"{OURS}/gc=on", f"{OURS}/data=inline", f"{OURS}/data=ahead",
     ],
     # What matters most comes first: cells that the time limit leaves no room for are left out.
     ("peers", "cuda"): [
@@ -193,7 +194,8 @@ def main() -> None:
     options = parser.parse_args()
     options.plan = options.plan or options.device
     sides, batch = SHAPES[options.shape]
-    shape, batch = dict(zip(SIDES, sides, strict=True)), options.batch or batch
+    shape: dict[str, Any] = dict(zip(SIDES, sides, strict=True))
+    batch = options.batch or batch
     names = options.cells or [
         name
         for name in TABLES[options.table, options.plan]

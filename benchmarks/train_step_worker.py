@@ -255,6 +255,38 @@ LIBRARIES = {
 }
 
 
+# ---- data, for the cells that read it --------------------------------------------------------------------------------
+
+
+def shards(shape: Shape) -> Any:
+    """The training data of a run, over a file of random tokens: 64 MB, so that it is not in the processor's cache."""
+    import numpy as np
+
+    from xmodel.pretrain.data import TrainingData
+    from xmodel.tokens.order import DataOrder
+    from xmodel.tokens.shards import TOKEN, TokenSource
+
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        np.random.default_rng(0).integers(shape.vocab_size, size=32 << 20, dtype=TOKEN).tofile(file.name)
+        source = TokenSource("random", [np.memmap(file.name, TOKEN, mode="r").view(np.ndarray)])
+    data = TrainingData.__new__(TrainingData)  # without a folder and its manifest
+    data.sequence_length, data.sources = shape.context_length, {"random": source}
+    data.order = DataOrder({"random": source.n_windows(shape.context_length)}, {"random": 1.0}, 0)
+    return data
+
+
+def read_ahead(data: Any, batch: int, device: str) -> Any:
+    """The batches that the loop would get."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from xmodel.pretrain.data import Batches
+    from xmodel.pretrain.parallel import Place
+    from xmodel.recipe.settings import Pretrain
+
+    settings = Pretrain(steps=10**6, global_batch=batch)
+    return Batches(data, settings, Place(0, 1, torch.device(device)), 0, ThreadPoolExecutor(1))
+
+
 # ---- a cell ----------------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +300,8 @@ class Cell:
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.model, self.step = LIBRARIES[library](self.shape, mode, precision, device, self.options)
+        self.data = shards(self.shape) if "data" in self.options else None
+        self.ahead = read_ahead(self.data, self.batch, device) if self.options.get("data") == "ahead" else None
 
     def tokens(self, number: int) -> Tensor:
         generator = torch.Generator().manual_seed(number)
@@ -275,7 +309,8 @@ class Cell:
         return torch.randint(self.shape.vocab_size, size, generator=generator).to(self.device)
 
     def timed(self, number: int, clock: str) -> dict[str, Any]:
-        """One step: seconds by the clock, loss; on CUDA the most memory so far."""
+        """One step: seconds by the clock, loss; on CUDA the most memory so far. With the option data, the batch is
+        read from a memory map in that time, or has been read ahead."""
         tokens = self.tokens(number)
         if self.options.get("gc") == "on":
             gc.enable()
@@ -284,6 +319,9 @@ class Cell:
             gc.disable()
         now = getattr(time, clock)
         started = now()
+        if self.data is not None:
+            rows = next(self.ahead) if self.ahead else torch.from_numpy(self.data.batch(number, self.batch, 0, 1))
+            tokens = rows[:, :-1].to(self.device)
         loss = self.step(tokens).item()  # .item() waits for the device
         seconds = now() - started
         peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else 0
@@ -314,7 +352,7 @@ class Cell:
             self.step(tokens).item()
         sums: dict[str, float] = {}
         for event in profiler.events() or []:
-            on_device = event.device_type != torch.autograd.DeviceType.CPU
+            on_device = event.device_type.name != "CPU"
             if on_device != (self.device == "cuda"):
                 continue
             names, parent = [event.name], event.cpu_parent
