@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from xmodel.model import attention, loss
 from xmodel.model.attention import causal_attention
@@ -77,6 +81,26 @@ def test_loss_of_nothing_is_zero_and_nan_is_not_hidden() -> None:
     assert x.grad is not None
     assert not x.grad.any()
     assert linear_cross_entropy(torch.full((1, 4), torch.nan), weight, torch.tensor([0])).isnan()
+
+
+def test_the_logits_of_a_batch_never_exist_at_once() -> None:
+    """The largest tensor that any operator of loss and gradient makes is far below tokens times vocabulary."""
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            largest = max(largest, *(x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor)), 0)
+            return out
+
+    tokens, vocab, width = 1024, 32_000, 8
+    x = torch.randn(tokens, width, requires_grad=True)
+    weight = torch.randn(vocab, width, requires_grad=True)
+    with Sizes():
+        linear_cross_entropy(x, weight, torch.randint(vocab, (tokens,))).backward()
+    assert largest >= 64 * vocab  # a chunk of rows
+    assert largest <= tokens * vocab / 8
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -35,9 +36,9 @@ def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, kernel: 
     """
     new, past = q_BHTC.shape[2], k_BKSC.shape[2] - q_BHTC.shape[2]
     if kernel == "fa3":
-        return _flash_attention_3(q_BHTC, k_BKSC, v_BKSC)
+        return _flash_attention_3(q_BHTC, k_BKSC, v_BKSC)  # pyright: ignore[reportCallIssue] - torch's decorator
     if kernel in SDPA_KERNELS:
-        with sdpa_kernel(SDPA_KERNELS[kernel]):  # pyright: ignore[reportCallIssue] (its annotation)
+        with sdpa_kernel(SDPA_KERNELS[kernel]):
             return F.scaled_dot_product_attention(
                 q_BHTC, k_BKSC, v_BKSC, is_causal=True, enable_gqa=q_BHTC.shape[1] != k_BKSC.shape[1]
             )
@@ -95,7 +96,8 @@ def _fault(
         for n in (heads, kv_heads, kv_heads)
     )
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns of every kernel that it passes over
             causal_attention(q, k, v, kernel=kernel).sum().backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

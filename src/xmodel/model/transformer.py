@@ -93,11 +93,12 @@ def project(x_BTD: Tensor, *weights: Tensor, fp8: bool = False) -> Tensor:
     In training one product takes the place of several: the weights are joined on the way, so that the parameters stay
     apart, as Llama has them. Without gradients they are used where they lie: for few tokens a copy would cost more.
     """
+    if len(weights) > 1 and not torch.is_grad_enabled():
+        return torch.cat([F.linear(x_BTD, weight.to(x_BTD.dtype)) for weight in weights], dim=-1)
+    weight_OD = torch.cat(weights) if len(weights) > 1 else weights[0]
     if fp8:
-        return fp8_linear(x_BTD.flatten(0, 1), torch.cat(weights)).unflatten(0, x_BTD.shape[:2])
-    if torch.is_grad_enabled():
-        return F.linear(x_BTD, torch.cat(weights).to(x_BTD.dtype))
-    return torch.cat([F.linear(x_BTD, weight.to(x_BTD.dtype)) for weight in weights], dim=-1)
+        return fp8_linear(x_BTD.flatten(0, 1), weight_OD).unflatten(0, x_BTD.shape[:2])
+    return F.linear(x_BTD, weight_OD.to(x_BTD.dtype))
 
 
 class Attention(nn.Module):

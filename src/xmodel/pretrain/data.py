@@ -126,7 +126,7 @@ class Batches:
         self.waited = 0.0
         self._data, self._settings, self._place, self._reader = data, settings, place, reader
         self._step, self._left_out = first, left_out
-        self._buffers: dict[int, Tensor] = {}  # page-locked, by turn; a batch is copied before its buffer's next turn
+        self._buffers: dict[int, tuple[Tensor, torch.cuda.Event]] = {}  # page-locked, and when its copy is done
         self._stream = torch.cuda.Stream(place.device) if place.device.type == "cuda" else None
         self._ahead = self._read_ahead()
 
@@ -157,13 +157,16 @@ class Batches:
         rows = self._data.batch(step, self._settings, place.rank, place.world, self._left_out)
         if self._stream is None:
             return torch.from_numpy(rows)
-        if step % 2 not in self._buffers or self._buffers[step % 2].shape != rows.shape:
-            self._buffers[step % 2] = torch.empty(rows.shape, dtype=torch.int32, pin_memory=True)
-        buffer = self._buffers[step % 2]
-        self._stream.synchronize()  # this thread alone waits, until the buffer's last batch has been copied
-        np.copyto(buffer.numpy(), rows, casting="same_kind")
         with torch.cuda.device(place.device), torch.cuda.stream(self._stream):
-            return buffer.to(place.device, non_blocking=True).to(torch.int64)
+            if step % 2 not in self._buffers or self._buffers[step % 2][0].shape != rows.shape:
+                locked = torch.empty(rows.shape, dtype=torch.int32, pin_memory=True)
+                self._buffers[step % 2] = locked, torch.cuda.Event()
+            buffer, copied = self._buffers[step % 2]
+            copied.synchronize()  # of the batch two steps before; this thread alone waits
+            np.copyto(buffer.numpy(), rows, casting="same_kind")
+            rows_BT = buffer.to(place.device, non_blocking=True)
+            copied.record()
+            return rows_BT.to(torch.int64)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from xmodel.console import log
 from xmodel.errors import UserError
@@ -50,7 +49,8 @@ def fit_micro_batch(
     share, wanted = math.gcd(*batch_sizes(settings)) // place.world, settings.micro_batch
     fixed, each = memory_estimate(shape, settings)
     # Gradients are as large as this rank's weights; the first step of the optimizer makes two moments of that size.
-    gradients = sum(p.to_local().nbytes if isinstance(p, DTensor) else p.nbytes for p in model.parameters())
+    local = (getattr(p, "to_local", lambda p=p: p)() for p in model.parameters())  # FSDP's parameters are shards
+    gradients = sum(tensor.nbytes for tensor in local)
     moments = 0 if optimizer.state else 2 * gradients
     if place.device.type == "cuda":
         torch.cuda.empty_cache()
