@@ -180,7 +180,7 @@ def trained(
     for step in range(1, settings.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
-        rows = torch.from_numpy(data.batch(step - 1, settings.global_batch, 0, 1))
+        rows = torch.from_numpy(data.batch(step, settings, 0, 1))
         valid = valid_targets(rows, settings, end, PLACE)
         (model(**model_inputs(rows, end)) / valid).backward()
         guarded_step(optimizer, clip_grad_norm(model.parameters(), settings.clip))

@@ -270,7 +270,7 @@ def shards(shape: Shape) -> Any:
         np.random.default_rng(0).integers(shape.vocab_size, size=32 << 20, dtype=TOKEN).tofile(file.name)
         source = TokenSource("random", [np.memmap(file.name, TOKEN, mode="r").view(np.ndarray)])
     data = TrainingData.__new__(TrainingData)  # without a folder and its manifest
-    data.sequence_length, data.sources = shape.context_length, {"random": source}
+    data.sequence_length, data.sources = shape.context_length, {"random": source}  # type: ignore[assignment]
     data.order = DataOrder({"random": source.n_windows(shape.context_length)}, {"random": 1.0}, 0)
     return data
 
@@ -284,7 +284,7 @@ def read_ahead(data: Any, batch: int, device: str) -> Any:
     from xmodel.recipe.settings import Pretrain
 
     settings = Pretrain(steps=10**6, global_batch=batch)
-    return Batches(data, settings, Place(0, 1, torch.device(device)), 0, ThreadPoolExecutor(1))
+    return Batches(data, settings, Place(0, 1, torch.device(device)), 0, 0, ThreadPoolExecutor(1))
 
 
 # ---- a cell ----------------------------------------------------------------------------------------------------------

@@ -67,11 +67,13 @@ def rank_main(run: dict[str, Any], tokens: Path, folder: Path, rank: int, port: 
     os.environ |= {name: str(value) for name, value in environment.items()} | {"MASTER_ADDR": "127.0.0.1"}
     plain_batch, plain_forward, calls = TrainingData.batch, Transformer.forward, {"train": 0}
 
-    def batch(self: TrainingData, step: int, *place: int) -> np.ndarray:
-        rows = plain_batch(self, step, *place)
+    def batch(
+        self: TrainingData, step: int, settings: Pretrain, rank: int, world: int, left_out: int = 0
+    ) -> np.ndarray:
+        rows = plain_batch(self, step, settings, rank, world, left_out)
         digests = [hashlib.sha256(row.tobytes()).hexdigest()[:12] for row in rows]
         with open(folder / f"batches-{rank}.jsonl", "a") as stream:
-            stream.write(json.dumps({"batch": step, "rows": digests}) + "\n")
+            stream.write(json.dumps({"batch": step - 1 + left_out // settings.global_batch, "rows": digests}) + "\n")
         return rows
 
     def forward(self: Transformer, *inputs: Any, **named: Any) -> torch.Tensor:

@@ -121,7 +121,7 @@ def test_growing_batches_read_every_sample_once(finished_run: Path) -> None:
     """Steps of every size, on any number of ranks, follow one another in the one order of samples."""
     recipe = load_recipe(finished_run / "recipe.yaml")
     given = {source.name: source.weight for source in recipe.corpus.sources}
-    data = TrainingData(finished_run / "tokens", given, seed=3, sequence_length=64)
+    data = TrainingData(finished_run / "tokens", [(0, given)], seed=3, sequence_length=64)
     train = Pretrain(global_batch=12, batch_warmup=[4, 8], batch_warmup_steps=2)
     rows = [data.batch(step, train, 0, 1) for step in range(1, 7)]
     assert [len(each) for each in rows] == [4, 4, 8, 8, 12, 12]
@@ -138,7 +138,7 @@ def test_a_longer_run_branches_off_before_the_decay(finished_run: Path, tmp_path
     longer = [*WSD, "pretrain.steps=20", "pretrain.decay_steps=5", "pretrain.decay_shape=linear"]
     train(finished_run, tmp_path / "short", *short)
     (tmp_path / "short" / "recipe.yaml").write_text(_dumped(finished_run, short))
-    kept = tmp_path / "short" / "checkpoints" / "before-decay" / "step-000000008"
+    kept = tmp_path / "short" / "checkpoints" / "step-000000008"
     assert kept.is_dir()  # though only the newest checkpoint is kept
     train(finished_run, tmp_path / "straight", *longer)
     train(finished_run, tmp_path / "branch", *longer, f"pretrain.branch_from={kept}")

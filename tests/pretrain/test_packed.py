@@ -41,11 +41,11 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
 def test_the_gradient_does_not_depend_on_ranks_and_micro_batches(tokens: Path, packing: str, mask: bool) -> None:
     """Sums over ranks and passes, divided by the valid targets of all, are the mean over the batch's targets."""
-    settings, end = Pretrain(packing=packing, document_mask=mask), END if mask else None  # type: ignore[arg-type]
+    settings, end = Pretrain(global_batch=12, packing=packing, document_mask=mask), END if mask else None  # type: ignore[arg-type]
     data = TrainingData(tokens, [(0, {"a": 0.5, "b": 0.5})], 3, 32, packing)
     model = Transformer(SHAPE)
     model.init_weights(0)
-    whole = torch.from_numpy(data.batch(5, 12, 0, 1))
+    whole = torch.from_numpy(data.batch(6, settings, 0, 1))
     inputs = model_inputs(whole, end)
     valid = valid_targets(whole, settings, end, ALONE)
     assert int(valid) == int((inputs["targets_BT"] >= 0).sum()) <= 12 * 32
@@ -62,7 +62,7 @@ def test_the_gradient_does_not_depend_on_ranks_and_micro_batches(tokens: Path, p
     expected = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     for world, micro in ((1, 12), (1, 3), (2, 2), (4, 3)):
         model.zero_grad()
-        ranks = [torch.from_numpy(data.batch(5, 12, rank, world)) for rank in range(world)]
+        ranks = [torch.from_numpy(data.batch(6, settings, rank, world)) for rank in range(world)]
         if packing == "concatenate" and not mask:
             assert valid_targets(ranks[0], settings, end, Place(0, world, torch.device("cpu"))) == valid
         else:
@@ -101,7 +101,7 @@ def recipe(**changes: object) -> Recipe:
     train = Pretrain(steps=6, global_batch=4, micro_batch=2, warmup_steps=1, save_every=3, log_every=1, compile="off")
     for name, value in changes.items():
         setattr(train, name, value)
-    train.tensorboard, train.device, train.phases = False, "cpu", [Phase(4, {"late": 0.5, "b": 0.5})]
+    train.trackers, train.device, train.phases = [], "cpu", [Phase(4, {"late": 0.5, "b": 0.5})]
     return Recipe(corpus=Corpus(sources=sources), model=SHAPE, pretrain=train)
 
 

@@ -142,16 +142,16 @@ def test_what_the_device_cannot_do_is_refused(tokens_folder: Path, tmp_path: Pat
 
 
 def test_batches_come_in_order_and_waiting_is_counted(tokens_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = TrainingData(tokens_folder, {"text": 1.0}, 0, SHAPE.context_length)
+    data = TrainingData(tokens_folder, [(0, {"text": 1.0})], 0, SHAPE.context_length)
     place = Place(0, 1, torch.device("cpu"))
     with prefetched(data, SETTINGS, place, 5) as batches:
         rows = list(batches)
     assert len(rows) == 3
     for step, found in zip((6, 7, 8), rows, strict=True):
-        np.testing.assert_array_equal(found.numpy(), data.batch(step - 1, 4, 0, 1))
+        np.testing.assert_array_equal(found.numpy(), data.batch(step, SETTINGS, 0, 1))
     real = data.batch
 
-    def slow(*arguments: int) -> np.ndarray:
+    def slow(*arguments: Any) -> np.ndarray:
         time.sleep(0.05)
         return real(*arguments)
 
@@ -166,7 +166,7 @@ def test_batches_come_in_order_and_waiting_is_counted(tokens_folder: Path, monke
 
 
 def test_a_fault_of_the_reader_reaches_the_loop(tokens_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = TrainingData(tokens_folder, {"text": 1.0}, 0, SHAPE.context_length)
+    data = TrainingData(tokens_folder, [(0, {"text": 1.0})], 0, SHAPE.context_length)
     monkeypatch.setattr(data, "batch", lambda *arguments: 1 / 0)
     with prefetched(data, SETTINGS, Place(0, 1, torch.device("cpu")), 0) as batches, pytest.raises(ZeroDivisionError):
         next(batches)
@@ -174,8 +174,8 @@ def test_a_fault_of_the_reader_reaches_the_loop(tokens_folder: Path, monkeypatch
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_on_a_gpu_are_the_same(tokens_folder: Path) -> None:
-    data = TrainingData(tokens_folder, {"text": 1.0}, 0, SHAPE.context_length)
+    data = TrainingData(tokens_folder, [(0, {"text": 1.0})], 0, SHAPE.context_length)
     with prefetched(data, SETTINGS, Place(0, 1, torch.device("cuda", 0)), 0) as batches:
         for step, rows_BT in enumerate(batches):
             assert rows_BT.dtype == torch.int64
-            np.testing.assert_array_equal(rows_BT.cpu().numpy(), data.batch(step, 4, 0, 1))
+            np.testing.assert_array_equal(rows_BT.cpu().numpy(), data.batch(step + 1, SETTINGS, 0, 1))

@@ -87,15 +87,15 @@ def rotate(x_BTHC: Tensor, rotary_2TC: Tensor) -> Tensor:
     return torch.cat((left * cos_T1C - right * sin_T1C, right * cos_T1C + left * sin_T1C), dim=-1).to(x_BTHC.dtype)
 
 
-def project(x_BTD: Tensor, *weights: Tensor, fp8: bool = False) -> Tensor:
+def project(x_BTD: Tensor, first_OD: Tensor, *others: Tensor, fp8: bool = False) -> Tensor:
     """x · wᵀ for every weight [O, D], side by side on the last axis, in the dtype of x.
 
     In training one product takes the place of several: the weights are joined on the way, so that the parameters stay
     apart, as Llama has them. Without gradients they are used where they lie: for few tokens a copy would cost more.
     """
-    if len(weights) > 1 and not torch.is_grad_enabled():
-        return torch.cat([F.linear(x_BTD, weight.to(x_BTD.dtype)) for weight in weights], dim=-1)
-    weight_OD = torch.cat(weights) if len(weights) > 1 else weights[0]
+    if others and not torch.is_grad_enabled():
+        return torch.cat([F.linear(x_BTD, weight.to(x_BTD.dtype)) for weight in (first_OD, *others)], dim=-1)
+    weight_OD = torch.cat((first_OD, *others)) if others else first_OD
     if fp8:
         return fp8_linear(x_BTD.flatten(0, 1), weight_OD).unflatten(0, x_BTD.shape[:2])
     return F.linear(x_BTD, weight_OD.to(x_BTD.dtype))

@@ -64,8 +64,8 @@ def make_setup(
         raise UserError("pretrain.precision: fp32 has no peak in the table of GPUs; plan with bf16, or with --measure")
     if precision == "fp8" and gpu.fp8 is None:
         raise UserError(f"--precision fp8: {gpu.name} has no fp8 arithmetic; use bf16")
-    shared: str = parallel or getattr(recipe.pretrain, "parallel", "ddp")
-    again: Any = checkpointing or getattr(recipe.pretrain, "activation_checkpointing", "none")
+    shared: str = parallel or recipe.pretrain.parallel
+    again: Any = checkpointing or recipe.pretrain.activation_checkpointing
     how = How(precision, recipe.pretrain.compile != "off", again, shared, gpus)
     share, source = mfu or assumed_mfu(gpu, precision)
     return Setup(gpu, gpus, how, share, source, mfu is None, power_share, price)

@@ -15,10 +15,10 @@ from xmodel.console import count, log
 from xmodel.errors import UserError
 from xmodel.hardware import Gpu, of_device
 from xmodel.model.counts import flops_per_token, parameters
-from xmodel.model.transformer import Transformer, compile_model
+from xmodel.model.transformer import compile_model
 from xmodel.pretrain.flops import peak_flops
-from xmodel.pretrain.loop import DTYPES
 from xmodel.pretrain.optim import clip_grad_norm, guarded_step, make_optimizer
+from xmodel.pretrain.training import DTYPES, new_model
 from xmodel.recipe.presets import PRESETS, expand
 from xmodel.recipe.settings import Model, Recipe
 
@@ -54,10 +54,7 @@ def measure(recipe: Recipe, seconds: float = 20.0) -> dict[str, Any]:
         f"plan: measures {count(parameters(shape)['total'])} parameters at {shape.context_length} tokens on "
         f"{device.type} for about {seconds:.0f}s{', after compiling' if compiled else ''}"
     )
-    model = Transformer(shape)
-    model.init_weights(recipe.seed)
-    model.to(device)
-    model.compute_dtype = dtype
+    model = new_model(shape, train, recipe.seed, device)
     optimizer = make_optimizer(model, train)
     if compiled:
         compile_model(model)

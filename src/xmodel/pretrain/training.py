@@ -25,7 +25,7 @@ from xmodel.pretrain.optim import make_optimizer
 from xmodel.pretrain.parallel import Place, distributed
 from xmodel.recipe.batches import samples_through
 from xmodel.recipe.phases import mixture
-from xmodel.recipe.settings import Pretrain, Recipe
+from xmodel.recipe.settings import Model, Pretrain, Recipe
 from xmodel.tokens.shards import end_id
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.bfloat16}  # of activations, by precision
@@ -82,15 +82,14 @@ class Training:
         return {"interval": self.interval.tolist(), "left_out": self.left_out or [], "tokenizer": self.tokenizer}
 
 
-def new_training(recipe: Recipe, tokens_folder: Path, place: Place) -> Training:
-    """The state before step 1.
+def new_model(shape: Model, settings: Pretrain, seed: int, device: torch.device) -> Transformer:
+    """Initial weights on the device, and how a step computes with them.
 
     Raises:
-        UserError: a kernel or number format that this device does not have, or a source that is too short.
+        UserError: a kernel or number format that this device does not have.
     """
-    settings, shape, device = recipe.pretrain, recipe.model, place.device
     model = Transformer(shape)
-    model.init_weights(recipe.seed)
+    model.init_weights(seed)
     model.to(device)
     model.compute_dtype, model.fp8 = DTYPES[settings.precision], settings.precision == "fp8"
     model.z_loss, model.checkpointing = settings.z_loss, settings.activation_checkpointing
@@ -98,6 +97,17 @@ def new_training(recipe: Recipe, tokens_folder: Path, place: Place) -> Training:
         check_fp8(shape, shape.context_length, device)
     heads = shape.heads, shape.kv_heads, shape.hidden // shape.heads
     model.attention = choose_attention(settings.attention, *heads, model.compute_dtype, device)
+    return model
+
+
+def new_training(recipe: Recipe, tokens_folder: Path, place: Place) -> Training:
+    """The state before step 1.
+
+    Raises:
+        UserError: a kernel or number format that this device does not have, or a source that is too short.
+    """
+    settings, shape, device = recipe.pretrain, recipe.model, place.device
+    model = new_model(shape, settings, recipe.seed, device)
     trained = distributed(model, place, settings)  # before the optimizer: FSDP2 replaces the parameters
     return Training(
         settings=settings,
@@ -131,5 +141,5 @@ def go_on(training: Training, recipe: Recipe, tokens_folder: Path, folder: Path)
     state = load_checkpoint(found, *parts, tokenizer=training.tokenizer)
     training.first, training.left_out = state["step"], state["left_out"]
     training.interval.copy_(torch.tensor(state["interval"], dtype=torch.float64))
-    log(f"pretrain: goes on from {found}")
+    log(f"pretrain: goes on from {found.name if found.parent == folder else found}")
     return found
