@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xmodel.errors import UserError
+from xmodel.model import attention
 from xmodel.model.attention import causal_attention, choose_attention
 from xmodel.model.counts import activation_bytes
 from xmodel.model.fp8 import E4M3, E5M2, check_fp8, fp8_linear, quantize
@@ -175,6 +176,19 @@ def test_the_kernel_is_chosen_by_device_and_dtype() -> None:
     assert choose_attention("auto", 8, 2, 32, torch.bfloat16, CPU) == "blocked"
     assert choose_attention("auto", 8, 2, 32, torch.float32, CPU) == "flash"
     assert choose_attention("math", 8, 2, 32, torch.bfloat16, CPU) == "math"
+
+
+@pytest.mark.parametrize(
+    ("capability", "unable", "expected"),
+    [((9, 0), "", "cudnn"), ((10, 0), "", "cudnn"), ((8, 0), "", "flash"), ((9, 0), "cudnn", "flash"),
+     ((8, 0), "flash cudnn", "math")],
+)  # fmt: skip
+def test_the_order_of_kernels_on_gpus(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], unable: str, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(attention, "_fault", lambda kernel, *shape: "no" if kernel in unable.split() else None)
+    assert choose_attention("auto", 32, 4, 64, torch.bfloat16, torch.device("cuda", 0)) == expected
 
 
 def test_a_kernel_that_cannot_is_refused_before_the_run() -> None:
