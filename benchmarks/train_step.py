@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", help="these cells, in place of a table")
     parser.add_argument("--batch", type=int, help="sequences in a step (default: the shape's)")
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of every cell")
-    parser.add_argument("--warmup", type=int, default=2, help="steps after the first that are not timed")
+    parser.add_argument("--warmup", type=int, default=1, help="steps after the first that are not timed")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--seconds", type=float, default=380, help="begin no cell after this time")
     parser.add_argument("--litgpt", help="python of an environment with litgpt", default="")

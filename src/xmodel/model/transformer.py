@@ -93,7 +93,7 @@ def project(x_BTD: Tensor, *weights: Tensor, fp8: bool = False) -> Tensor:
     """
     if len(weights) > 1 and not torch.is_grad_enabled():
         return torch.cat([F.linear(x_BTD, weight.to(x_BTD.dtype)) for weight in weights], dim=-1)
-    weight_OD = torch.cat(weights) if len(weights) > 1 else weights[0]
+    weight_OD = weights[0] if len(weights) == 1 else torch.cat(weights)
     if fp8:
         return fp8_linear(x_BTD.flatten(0, 1), weight_OD).unflatten(0, x_BTD.shape[:2])
     return F.linear(x_BTD, weight_OD.to(x_BTD.dtype))
