@@ -26,6 +26,9 @@ os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="train-step-")  
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 Shape = types.SimpleNamespace  # layers, hidden, heads, kv_heads, ffn, vocab_size, context_length
 Step = Callable[[Tensor], Tensor]  # int64 [B, T] -> mean loss, of the weights before the step
@@ -83,18 +86,20 @@ def our_step(shape: Shape, mode: str, precision: str, device: str, options: dict
     optimizer = make_optimizer(model, Pretrain(peak_lr=ADAMW["lr"]))
     plain = options.get("loss") == "plain"
 
-    def step(tokens: Tensor) -> Tensor:
+    def summed_loss(tokens: Tensor) -> Tensor:
         targets = torch.cat((tokens[:, 1:], torch.full_like(tokens[:, :1], -100)), dim=1)
         if plain:
-            loss = F.cross_entropy(model(tokens).flatten(0, 1).float(), targets.flatten(), reduction="sum")
-        else:
-            loss = model.loss(tokens, targets)
-        loss = loss / tokens[:, 1:].numel()
+            return F.cross_entropy(model(tokens).flatten(0, 1).float(), targets.flatten(), reduction="sum")
+        return model.loss(tokens, targets)
+
+    def step(tokens: Tensor) -> Tensor:
+        loss = summed_loss(tokens) / tokens[:, 1:].numel()
         loss.backward()
         guarded_step(optimizer, clip_grad_norm(model.parameters(), 1.0))
         optimizer.zero_grad()
         return loss.detach()
 
+    model.summed_loss = summed_loss  # type: ignore[assignment] (for Cell.kept_bytes)
     return model, step
 
 
@@ -328,20 +333,29 @@ class Cell:
         return {"seconds": seconds, "loss": loss, "peak_bytes": peak, "tokens": tokens.numel()}
 
     def kept_bytes(self) -> int:
-        """Bytes of distinct storages, parameters apart, that autograd keeps for the backward pass of one step."""
-        own = {p.untyped_storage().data_ptr() for p in (*self.model.parameters(), *self.model.buffers())}
-        sizes, alive = {}, []
+        """Bytes of distinct storages that live from the forward to the backward pass of our step, parameters apart:
+        of all that operators make when eager, of what autograd keeps when compiled (whose operators nobody sees)."""
+        own = {p.untyped_storage()._cdata for p in (*self.model.parameters(), *self.model.buffers())}
+        made: dict[int, tuple[StorageWeakRef, int]] = {}
 
-        def pack(tensor: Tensor) -> Tensor:
+        def note(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                sizes[storage.data_ptr()] = storage.nbytes()
-                alive.append(storage)  # else its address could be used again
+            if storage._cdata not in own:
+                made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            self.step(self.tokens(0))
-        return sum(sizes.values())
+        class Made(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                return tree_map_only(Tensor, note, func(*args, **(kwargs or {})))
+
+        compiled = self.model.compiled_block is not None
+        watch = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor) if compiled else Made()
+        tokens = self.tokens(0)
+        with watch:
+            loss = self.model.summed_loss(tokens)  # type: ignore[operator]
+        kept = sum(size for storage, size in made.values() if not storage.expired())
+        del loss
+        return kept
 
     def profile(self) -> dict[str, float]:
         """Share of the time of one step by group of operators; on CUDA of the device's time."""
