@@ -83,13 +83,16 @@ def timed(work: Any) -> float:
 def measure(folder: Path, rounds: int) -> dict[str, float]:
     model, optimizer = trained(SHAPE)
     saver = Checkpointer(folder / "ours", HERE, keep=1)
-    found: dict[str, list[float]] = {"blocked": [], "written": [], "torch_save": [], "checked": [], "loaded": []}
+    kinds = ("blocked", "blocked_processor", "written", "torch_save", "checked", "loaded")
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
     saver.save(1, model, optimizer, {})  # the host buffers are made once
     saver.finish()
     path = folder
     for step in range(2, 2 + rounds):
+        began = time.thread_time()
         blocked = timed(lambda step=step: saver.save(step, model, optimizer, {}))
         found["blocked"].append(blocked)
+        found["blocked_processor"].append(time.thread_time() - began)
         found["written"].append(blocked + timed(saver.finish))
         states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         found["torch_save"].append(timed(lambda states=states: torch.save(states, folder / "plain.pt")))

@@ -17,13 +17,13 @@ STOPPED = {"stop": True, "codes": [75]}
 
 
 def carry_out(folder: Path, *runs: dict[str, Any]) -> str:
-    """The runs one after another; `folder` of a run is below `folder`. Returns what was said."""
+    """The runs one after another; `folder` of a run is below `folder`. Returns all that was said."""
     job = {"tokens": str(folder / "tokens"), "runs": [run | {"folder": str(folder / run["folder"])} for run in runs]}
     (folder / "job.json").write_text(json.dumps(job))
     command = [sys.executable, str(DRIVER), str(folder / "job.json")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stderr
-    return result.stderr
+    return result.stderr + result.stdout
 
 
 def trace(folder: Path) -> list[tuple[int, float]]:
@@ -123,3 +123,14 @@ def test_after_spikes_it_goes_back_and_leaves_out_the_data_since(tmp_path: Path)
     assert trace(tmp_path / "whole") == trace(tmp_path / "stopped")
     theirs = weights(tmp_path / "stopped")
     assert all(tensor.equal(theirs[name]) for name, tensor in weights(tmp_path / "whole").items())
+
+
+def test_a_rank_that_hangs_is_given_up_after_a_while(tmp_path: Path) -> None:
+    settings = {"steps": 100_000, "timeout_minutes": 0.1, "warmup_steps": 1}
+    said = carry_out(tmp_path, {"folder": "run", "world": 2, "settings": settings, "hang": True})
+    assert '{"code": 1}' in said
+    assert (
+        "MachineError: rank 0: another training process died, or did not answer for pretrain.timeout_minutes = 0.1"
+        in said
+    )
+    assert "Traceback" not in said
