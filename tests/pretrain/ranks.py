@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # an optimizer imports it: better once than in every fork
 
 from xmodel.errors import XmodelError
 from xmodel.files import checksum, write_json

@@ -57,13 +57,13 @@ def close(one: Path, other: Path) -> None:
 CHAINS = {
     "ddp": [(1, "ddp"), (2, "ddp"), (4, "ddp"), (3, "ddp"), (1, "ddp")],
     "fsdp": [(1, "ddp"), (2, "fsdp"), (4, "fsdp"), (3, "fsdp"), (1, "ddp")],
-    "across": [(2, "zero2"), (4, "ddp"), (3, "zero2"), (2, "fsdp"), (4, "zero2")],
+    "across": [(2, "zero2"), (3, "ddp"), (2, "zero2")],
 }
 
 
 @pytest.mark.slow
 def test_world_size_and_parallelism_may_change_at_every_resume(tmp_path: Path) -> None:
-    """Batches identical, the loss to float tolerance: each chain is stopped four times and goes on as something else."""
+    """Batches identical, the loss to float tolerance: each chain is stopped and goes on as something else."""
     runs = [ALONE | {"folder": "alone"}]
     for name, chain in CHAINS.items():
         for place, (world, parallel) in enumerate(chain):
@@ -71,7 +71,7 @@ def test_world_size_and_parallelism_may_change_at_every_resume(tmp_path: Path) -
             stop = {} if last else STOPPED
             runs.append({"folder": name, "world": world, "settings": {"parallel": parallel}} | stop)
     said = carry_out(tmp_path, *runs)
-    assert said.count("goes on from step-") == 12
+    assert said.count("goes on from step-") == 10
     assert len(trace(tmp_path / "alone")) == 16
     for name in CHAINS:
         assert batches(tmp_path / name) == batches(tmp_path / "alone")
