@@ -90,6 +90,10 @@ def rank_main(run: dict[str, Any], tokens: Path, folder: Path, rank: int, port: 
         return out
 
     def score(model: Transformer) -> list[dict[str, Any]]:
+        """Only the first rank is asked: it has to be able to use the model alone."""
+        for length in (5, 9):
+            hidden = model.hidden(torch.zeros(1, length, dtype=torch.int64))
+            assert model.head(hidden).isfinite().all()
         if run.get("stop") and calls["train"] > 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return []

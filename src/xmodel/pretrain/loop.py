@@ -138,9 +138,10 @@ def _train(
     optimizer.zero_grad()
 
     def evaluate(step: int) -> dict[str, float]:
-        with gathered(model, settings), eager(model):
-            rows = [{"kind": "validation", **row} for row in validate(model, validation, place)]
-            rows += [{"kind": "score", **row} for row in score(model)] if place.first else []
+        complete = gathered(model)
+        with eager(complete):
+            rows = [{"kind": "validation", **row} for row in validate(complete, validation, place)]
+            rows += [{"kind": "score", **row} for row in score(complete)] if place.first else []
         if metrics is not None:
             for row in rows:
                 metrics.write(row | {"step": step, "tokens": step * tokens_per_step, "time": time.time()})
