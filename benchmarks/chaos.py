@@ -44,12 +44,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="of each run")
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "chaos.json")
     options = parser.parse_args()
 
     rows = []
-    for name, (world, parallel) in RUNS.items():
+    for name in options.runs:
+        world, parallel = RUNS[name]
         settings = {"steps": options.steps, "parallel": parallel, "save_every": 2, "eval_every": 10, "spike_sigma": 6.0}
         with tempfile.TemporaryDirectory() as scratch:
             here = Path(scratch)

@@ -152,31 +152,26 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(run_copy: Path) -> Non
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_though_one_is_killed_and_one_hangs(finished_run: Path, tmp_path: Path) -> None:
-    """Real torchrun processes over gloo, FSDP2: the same batches, the loss to float tolerance, one writer. Twice they are
-    restarted and go on by themselves."""
+def test_two_processes_train_as_one_though_one_is_killed(finished_run: Path, tmp_path: Path) -> None:
+    """Real torchrun processes over gloo, FSDP2: the same batches, the loss to float tolerance, one writer. When one is
+    killed both are started again, and go on by themselves."""
     psutil = pytest.importorskip("psutil")
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
     shutil.rmtree(run / "checkpoints")
     (run / "metrics.jsonl").unlink()
-    settings = ["pretrain.parallel=fsdp", "pretrain.max_restarts=2", "pretrain.timeout_minutes=0.4"]
+    settings = ["pretrain.parallel=fsdp", "pretrain.max_restarts=1"]
     command = [sys.executable, "-m", "xmodel", "pretrain", str(run), *settings, "--processes", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    for steps, fault in ((10, signal.SIGKILL), (20, signal.SIGSTOP)):
-        while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count('"train"') < steps:
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.02)
-        ranks = [
-            child for child in psutil.Process(process.pid).children(recursive=True) if "--worker" in child.cmdline()
-        ]
-        ranks = [child for child in ranks if "torch.distributed.run" not in child.cmdline()]
-        assert len(ranks) == 2
-        ranks[1].send_signal(fault)
-        psutil.wait_procs(ranks, timeout=60)
-    _, errors = process.communicate(timeout=120)
+    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count('"train"') < 18:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "--worker" in child.cmdline()]
+    ranks = [child for child in workers if "torch.distributed.run" not in child.cmdline()]
+    assert len(ranks) == 2
+    ranks[1].kill()
+    _, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
-    assert "another training process died, or did not answer" in errors
-    assert errors.count("pretrain: goes on from step-") == 2
+    assert errors.count("pretrain: goes on from step-") == 1, errors
     for one, other in zip(trace(finished_run), trace(run), strict=True):
         for (key, value), (_, theirs) in zip(one, other, strict=True):
             if isinstance(value, float) and key not in ("accuracy", "stderr"):

@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # an optimizer imports it: better once than in every fork
 
 from xmodel.errors import XmodelError
 from xmodel.files import checksum, write_json
 from xmodel.model.transformer import Transformer
+from xmodel.pretrain import loop
 from xmodel.pretrain.data import TrainingData
-from xmodel.pretrain.loop import pretrain
 from xmodel.recipe.settings import Corpus, Model, Pretrain, Recipe, Source
 
 SHAPE = Model(layers=2, heads=2, kv_heads=1, hidden=16, ffn=24, context_length=16, position_table=16, vocab_size=65)
@@ -91,13 +92,18 @@ def rank_main(run: dict[str, Any], tokens: Path, folder: Path, rank: int, port: 
         return out
 
     def score(model: Transformer) -> list[dict[str, Any]]:
+        """Only the first rank is asked: it has to be able to use the model alone."""
+        for length in (5, 9):
+            hidden = model.hidden(torch.zeros(1, length, dtype=torch.int64))
+            assert model.head(hidden).isfinite().all()
         if run.get("stop") and calls["train"] > 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return []
 
     TrainingData.batch, Transformer.forward = batch, forward  # type: ignore[method-assign]
+    loop.peak_flops = lambda device, dtype: (1e12, "not measured")  # which takes a third of a second
     try:
-        pretrain(recipe(**run.get("settings", {})), tokens, folder, score)
+        loop.pretrain(recipe(**run.get("settings", {})), tokens, folder, score)
         code = 0
     except XmodelError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -182,6 +188,18 @@ def chaos(run: dict[str, Any], tokens: Path) -> dict[str, float]:
     return done
 
 
+def hang(run: dict[str, Any], tokens: Path) -> dict[str, int]:
+    """Stop one of two ranks after some steps: exit code of the other, which has to give up by itself."""
+    waiting, hung = start(run, tokens)
+    while lines(Path(run["folder"])) < 4:
+        time.sleep(0.01)
+    os.kill(hung, signal.SIGSTOP)
+    (code,) = ended([waiting])
+    os.kill(hung, signal.SIGKILL)
+    ended([hung])
+    return {"code": code}
+
+
 def lines(folder: Path) -> int:
     path = folder / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
@@ -192,7 +210,7 @@ def main(job_file: Path) -> None:
 
     `stop`: SIGTERM to the first rank at the first evaluation after training began. `faults`: {number of the training
     pass of the last rank (0: the dry run): "nan" | "inf" | "spike"}. `codes`: exit codes that are expected, [0] if
-    absent. `kills`, `seed`: see `chaos`; what it did is printed as a line of JSON.
+    absent. `kills`, `seed`: see `chaos`; `hang`: see there. What these did is printed as a line of JSON.
     """
     job = json.loads(job_file.read_text())
     tokens = Path(job["tokens"])
@@ -200,8 +218,8 @@ def main(job_file: Path) -> None:
         make_tokens(tokens)
     torch.set_num_threads(1)
     for run in job["runs"]:
-        if "kills" in run:
-            print(json.dumps(chaos(run, tokens)), flush=True)
+        if "kills" in run or "hang" in run:
+            print(json.dumps(chaos(run, tokens) if "kills" in run else hang(run, tokens)), flush=True)
             continue
         codes = set(ended(start(run, tokens)))
         assert codes <= set(run.get("codes", [0])), (run, codes)

@@ -17,13 +17,13 @@ STOPPED = {"stop": True, "codes": [75]}
 
 
 def carry_out(folder: Path, *runs: dict[str, Any]) -> str:
-    """The runs one after another; `folder` of a run is below `folder`. Returns what was said."""
+    """The runs one after another; `folder` of a run is below `folder`. Returns all that was said."""
     job = {"tokens": str(folder / "tokens"), "runs": [run | {"folder": str(folder / run["folder"])} for run in runs]}
     (folder / "job.json").write_text(json.dumps(job))
     command = [sys.executable, str(DRIVER), str(folder / "job.json")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stderr
-    return result.stderr
+    return result.stderr + result.stdout
 
 
 def trace(folder: Path) -> list[tuple[int, float]]:
@@ -57,13 +57,13 @@ def close(one: Path, other: Path) -> None:
 CHAINS = {
     "ddp": [(1, "ddp"), (2, "ddp"), (4, "ddp"), (3, "ddp"), (1, "ddp")],
     "fsdp": [(1, "ddp"), (2, "fsdp"), (4, "fsdp"), (3, "fsdp"), (1, "ddp")],
-    "across": [(2, "zero2"), (4, "ddp"), (3, "zero2"), (2, "fsdp"), (4, "zero2")],
+    "across": [(2, "zero2"), (3, "ddp"), (2, "zero2")],
 }
 
 
 @pytest.mark.slow
 def test_world_size_and_parallelism_may_change_at_every_resume(tmp_path: Path) -> None:
-    """Batches identical, the loss to float tolerance: each chain is stopped four times and goes on as something else."""
+    """Batches identical, the loss to float tolerance: each chain is stopped and goes on as something else."""
     runs = [ALONE | {"folder": "alone"}]
     for name, chain in CHAINS.items():
         for place, (world, parallel) in enumerate(chain):
@@ -71,7 +71,7 @@ def test_world_size_and_parallelism_may_change_at_every_resume(tmp_path: Path) -
             stop = {} if last else STOPPED
             runs.append({"folder": name, "world": world, "settings": {"parallel": parallel}} | stop)
     said = carry_out(tmp_path, *runs)
-    assert said.count("goes on from step-") == 12
+    assert said.count("goes on from step-") == 10
     assert len(trace(tmp_path / "alone")) == 16
     for name in CHAINS:
         assert batches(tmp_path / name) == batches(tmp_path / "alone")
@@ -123,3 +123,14 @@ def test_after_spikes_it_goes_back_and_leaves_out_the_data_since(tmp_path: Path)
     assert trace(tmp_path / "whole") == trace(tmp_path / "stopped")
     theirs = weights(tmp_path / "stopped")
     assert all(tensor.equal(theirs[name]) for name, tensor in weights(tmp_path / "whole").items())
+
+
+def test_a_rank_that_hangs_is_given_up_after_a_while(tmp_path: Path) -> None:
+    settings = {"steps": 100_000, "timeout_minutes": 0.1, "warmup_steps": 1}
+    said = carry_out(tmp_path, {"folder": "run", "world": 2, "settings": settings, "hang": True})
+    assert '{"code": 1}' in said
+    assert (
+        "MachineError: rank 0: another training process died, or did not answer for pretrain.timeout_minutes = 0.1"
+        in said
+    )
+    assert "Traceback" not in said

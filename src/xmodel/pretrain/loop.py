@@ -170,9 +170,11 @@ def _train(
     )
 
     def evaluate(step: int) -> dict[str, float]:
-        with in_place_of_weights(run.average, model), gathered(model, settings), eager(model):
-            rows = [{"kind": "validation", **row} for row in validate(model, validation, place)]
-            rows += [{"kind": "score", **row} for row in score(model)] if place.first else []
+        with in_place_of_weights(run.average, model):
+            complete = gathered(model)
+            with eager(complete):
+                rows = [{"kind": "validation", **row} for row in validate(complete, validation, place)]
+                rows += [{"kind": "score", **row} for row in score(complete)] if place.first else []
         for row in rows:
             metrics.write(row | {"step": step, "tokens": tokens_through(step)})
         heldout = (row for row in rows if row["kind"] == "validation")

@@ -160,22 +160,18 @@ def last_pass(trained: nn.Module, settings: Pretrain, last: bool) -> AbstractCon
     return nullcontext()
 
 
-@contextmanager
-def gathered(model: Transformer, settings: Pretrain) -> Iterator[None]:
-    """All weights whole in every process, so that each may use the model by itself, for evaluation."""
-    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    resharding = [module for module in sharded if module is not model and settings.parallel == "fsdp"]
-    for module in sharded:
-        module.unshard()
-    for module in resharding:
-        module.set_reshard_after_forward(False, recurse=False)
-    try:
-        yield
-    finally:
-        for module in resharding:
-            module.set_reshard_after_forward(True, recurse=False)
-        for module in sharded:
-            module.reshard()
+def gathered(model: Transformer) -> Transformer:
+    """The model with all weights whole in this process, for evaluation: a copy where it is sharded (a collective).
+
+    Each rank may use it by itself, as often as it likes; the shards' own hooks would wait for the other ranks.
+    """
+    if not isinstance(model, FSDPModule):
+        return model
+    with torch.device("meta"):
+        copy = Transformer(model.config)
+    copy.load_state_dict({name: whole(tensor).detach() for name, tensor in model.state_dict().items()}, assign=True)
+    copy.rotary, copy.compute_dtype = model.rotary, model.compute_dtype
+    return copy
 
 
 def whole(tensor: Tensor) -> Tensor:
