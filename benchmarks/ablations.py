@@ -85,6 +85,8 @@ def rows(steps: int) -> dict[str, list[str]]:
         "tied": ["model.tied_embeddings=true"],
         "batch-warm-up": ["pretrain.micro_batch=1", "pretrain.batch_warmup=[1,2]", *warm_up],
         "ema": ["pretrain.average=ema", "pretrain.average_decay=0.98"],
+        "muon-wsd-40": [*muon, *wsd[0.4]],
+        "muon-qk-norm": [*muon, *qk_norm],
         "best-known": [*muon, *qk_norm, *wsd[0.4]],
     }
 
@@ -110,7 +112,7 @@ def main() -> None:
     if unknown := set(options.rows.split(",")) - set(changes):
         raise SystemExit(f"--rows {options.rows}: no {', '.join(unknown)}; the rows are {', '.join(changes)}")
     base = prepared(options.work / f"{text}-{steps}", PAPER, sources(options.text), steps)
-    results = read_json(options.results) if options.results.exists() else {"runs": []}
+    results: dict[str, Any] = read_json(options.results) if options.results.exists() else {"runs": []}
     results |= {"versions": versions(), "machine": platform.machine(), "recipe": PAPER}
     for seed in map(int, options.seeds.split(",")):
         for name in options.rows.split(","):

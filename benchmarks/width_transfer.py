@@ -16,6 +16,7 @@ import os
 import statistics
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -36,7 +37,7 @@ MODULES = ("argparse", "ast", "datetime", "decimal", "inspect", "pathlib", "stat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", default="128,256,512")
-    parser.add_argument("--log2-rates", default="-10,-9,-8,-7,-6")
+    parser.add_argument("--log2-rates", default="-11,-10,-9,-8,-7")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
@@ -45,7 +46,7 @@ def main() -> None:
 
     widths = [int(value) for value in options.widths.split(",")]
     rates = [int(value) for value in options.log2_rates.split(",")]
-    results = read_json(options.results) if options.results.exists() else {"cells": []}
+    results: dict[str, Any] = read_json(options.results) if options.results.exists() else {"cells": []}
     results["versions"] = versions()
     for width in widths:
         for on in (False, True) if width != BASE else (True,):  # at the base width they are one
