@@ -19,7 +19,7 @@ from xmodel.errors import UserError
 from xmodel.recipe.settings import Tokenizer as Settings
 from xmodel.tokenizer.codec import Tokenizer
 from xmodel.tokenizer.convert import CONTROL, NORMAL, _divisions, read_pieces
-from xmodel.tokenizer.train import BOS, EOS, PAD, RESERVED, UNK, train
+from xmodel.tokenizer.train import BOS, EOS, JOINS, PAD, RESERVED, UNK, _Feed, train
 
 BLOCK = [UNK, BOS, EOS, PAD, *RESERVED]
 
@@ -186,3 +186,59 @@ def test_the_json_names_no_added_token(folder):
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     assert content["added_tokens"] == []
     assert not re.search("\u2581", (folder / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+# How far a piece may reach: what at least one piece of each vocabulary holds, and what none of them does.
+REACH = {
+    "script": (r"^\u2581[a-z]+$", r"[^\u2581]\u2581|[a-zA-Z][^a-zA-Z]|[\u4e00-\u9fff][^\u4e00-\u9fff]"),
+    "word": (r"[a-z]\.|[\u4e00-\u9fff]。", r"[^\u2581]\u2581"),
+    "phrase": (r"[a-z]\u2581[a-z]", r"[^\u2581]\u2581+$|\n[^\n]"),
+}
+
+
+@pytest.mark.parametrize("joins", REACH)
+def test_how_far_pieces_reach(tmp_path, joins):
+    """And whatever they are, the text comes back, and the ids are the same in three libraries."""
+    train(documents(), Settings(vocab_size=700, joins=joins, max_piece_length=24), tmp_path, seed=0)
+    pieces = [
+        piece.text for piece in read_pieces((tmp_path / "tokenizer.model").read_bytes())[16:] if piece.type == NORMAL
+    ]
+    some, none = map(re.compile, REACH[joins])
+    assert any(map(some.search, pieces))
+    assert not [piece for piece in pieces if none.search(piece)]
+    assert not [piece for piece in pieces if len(piece) > 1 and re.search("[0-9]", piece)]
+    tokenizer = Tokenizer.load(tmp_path)
+    plain = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    texts = [*documents()[::3], *TRICKY, *fuzz(300, seed=6)]
+    ours = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
+    assert [tokenizer.decode(ids) for ids in ours] == texts
+    assert ours == [found.ids for found in plain.encode_batch(texts, add_special_tokens=False)]
+    here = [(text, ids) for text, ids in zip(texts, ours, strict=True) if "\u2581" not in text]
+    assert [ids for _, ids in here] == processor.encode([text for text, _ in here])
+
+
+def test_numbers_join_when_they_may(tmp_path):
+    made = [f"In {year} there were {year - 1900} rivers.\n" for year in range(1950, 2020)] * 9
+    train(made, Settings(vocab_size=390, split_digits=False), tmp_path, seed=0)
+    tokenizer = Tokenizer.load(tmp_path)
+    assert any(re.fullmatch(rb" ?(19|20)\d?", piece) for piece in tokenizer.pieces)
+    assert tokenizer.decode(tokenizer.encode("In 1987 and 123456789")) == "In 1987 and 123456789"
+
+
+def test_too_many_words_are_sampled_so_that_counts_stay_true(monkeypatch):
+    """A twentieth of the words fits: frequent ones are all there, exactly; rare ones add up to what they were."""
+    draw = random.Random(3)
+    rare = [f"w{draw.randrange(10**9)}" for _ in range(20_000)]
+    texts = [" ".join(draw.sample(rare, 100) + ["often"] * 10) for _ in range(200)]
+    whole = _Feed(texts, 10**9, 0, JOINS["script"][0])
+    whole.read()
+    monkeypatch.setattr("xmodel.tokenizer.train.WORDS_CHARACTERS", sum(map(len, whole.words)) // 20)
+    feeds = [_Feed(texts, 10**9, seed, JOINS["script"][0]) for seed in (0, 0, 1)]
+    for feed in feeds:
+        feed.read()
+        assert sum(map(len, feed.words)) <= sum(map(len, whole.words)) // 20
+        assert feed.words[" often"] == 2000
+        assert min(feed.words.values()) >= feed.threshold > 1
+        assert feed.words.total() == pytest.approx(whole.words.total(), rel=0.15)
+    assert feeds[0].words == feeds[1].words != feeds[2].words

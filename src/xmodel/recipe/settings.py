@@ -81,6 +81,13 @@ class Tokenizer:
         least=0,
         most=1,
     )
+    # what a piece may hold
+    joins: Literal["script", "word", "phrase"] = setting(
+        "script",
+        "how far a piece may reach. script: letters, Han and signs stay apart; word: to the next space; phrase: several "
+        "words of a line, for the fewest tokens (give it a max_piece_length of 32). docs/tokenizer.md has the figures",
+    )
+    split_digits: bool = setting(True, "every digit is a piece of its own; false: numbers may be pieces")
 
 
 @dataclass
