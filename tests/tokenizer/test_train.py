@@ -19,7 +19,7 @@ from xmodel.errors import UserError
 from xmodel.recipe.settings import Tokenizer as Settings
 from xmodel.tokenizer.codec import Tokenizer
 from xmodel.tokenizer.convert import CONTROL, NORMAL, _divisions, read_pieces
-from xmodel.tokenizer.train import BOS, EOS, JOINS, PAD, RESERVED, UNK, _Feed, train
+from xmodel.tokenizer.train import BOS, EOS, PAD, RESERVED, UNK, _Feed, train
 
 BLOCK = [UNK, BOS, EOS, PAD, *RESERVED]
 
@@ -226,15 +226,24 @@ def test_numbers_join_when_they_may(tmp_path):
     assert tokenizer.decode(tokenizer.encode("In 1987 and 123456789")) == "In 1987 and 123456789"
 
 
+def test_words_of_han_count_as_often_as_is_said():
+    texts = ["two rivers two 河流。\n"] * 3
+    fed = {weight: _Feed(texts, Settings(han_weight=weight), 0) for weight in (1.0, 2.5)}
+    for feed in fed.values():
+        feed.read()
+    assert list(fed[1.0]) == ["two\t3", " rivers\t3", " two\t3", " \t3", "河流\t3", "。\n\t3"]
+    assert list(fed[2.5]) == ["two\t30", " rivers\t30", " two\t30", " \t30", "河流\t75", "。\n\t30"]
+
+
 def test_too_many_words_are_sampled_so_that_counts_stay_true(monkeypatch):
     """A twentieth of the words fits: frequent ones are all there, exactly; rare ones add up to what they were."""
     draw = random.Random(3)
     rare = [f"w{draw.randrange(10**9)}" for _ in range(20_000)]
     texts = [" ".join(draw.sample(rare, 100) + ["often"] * 10) for _ in range(200)]
-    whole = _Feed(texts, 10**9, 0, JOINS["script"][0])
+    whole = _Feed(texts, Settings(), 0)
     whole.read()
     monkeypatch.setattr("xmodel.tokenizer.train.WORDS_CHARACTERS", sum(map(len, whole.words)) // 20)
-    feeds = [_Feed(texts, 10**9, seed, JOINS["script"][0]) for seed in (0, 0, 1)]
+    feeds = [_Feed(texts, Settings(), seed) for seed in (0, 0, 1)]
     for feed in feeds:
         feed.read()
         assert sum(map(len, feed.words)) <= sum(map(len, whole.words)) // 20

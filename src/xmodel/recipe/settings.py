@@ -88,6 +88,13 @@ class Tokenizer:
         "words of a line, for the fewest tokens (give it a max_piece_length of 32). docs/tokenizer.md has the figures",
     )
     split_digits: bool = setting(True, "every digit is a piece of its own; false: numbers may be pieces")
+    han_weight: float = setting(
+        1.0,
+        "how many times a word with Han characters counts; 2 to 3 where joins is phrase, since English phrases would "
+        "otherwise take the place of Chinese words",
+        least=0.1,
+        most=10,
+    )
 
 
 @dataclass

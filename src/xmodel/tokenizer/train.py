@@ -84,7 +84,7 @@ def train(texts: Iterable[str], settings: Settings, folder: Path, seed: int, add
         UserError: no text, a lone surrogate in it, or a vocabulary that is too large or too small for it.
     """
     started = time.monotonic()
-    feed = _Feed(texts, settings.sample_bytes, seed, JOINS[settings.joins][0])
+    feed = _Feed(texts, settings, seed)
     model = _train(feed, settings, seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(model)
@@ -207,8 +207,9 @@ class _Feed:
     the whole text but for the noise in its rare words, and those which come z times or more are never lost.
     """
 
-    def __init__(self, texts: Iterable[str], most_bytes: int, seed: int, pattern: re.Pattern[str]) -> None:
-        self.texts, self.most_bytes, self.pattern = texts, most_bytes, pattern
+    def __init__(self, texts: Iterable[str], settings: Settings, seed: int) -> None:
+        self.texts, self.most_bytes = texts, settings.sample_bytes
+        self.pattern, self.han_weight = JOINS[settings.joins][0], settings.han_weight
         self.documents = self.bytes = 0
         self.words: Counter[str] = Counter()
         self.threshold = 1  # z
@@ -254,10 +255,12 @@ class _Feed:
         self._characters = sum(map(len, self.words))
 
     def __iter__(self) -> Iterator[str]:
+        unit = 1 if self.han_weight == 1 else 10  # counts are whole numbers, the weight is not
+        han = round(unit * self.han_weight)
         for word, count in self.words.items():
-            plain = word.replace("\t", TAB)
+            plain, times = word.replace("\t", TAB), count * (han if han != unit and HAN.search(word) else unit)
             for start in range(0, len(plain), WORD_CHARACTERS):
-                yield f"{plain[start : start + WORD_CHARACTERS]}\t{count}"
+                yield f"{plain[start : start + WORD_CHARACTERS]}\t{times}"
 
     def _draw(self, text: str) -> None:
         """Reservoir sampling (Vitter 1985, algorithm R)."""
