@@ -34,6 +34,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ from xmodel.files import write_json
 from xmodel.recipe.settings import Source
 from xmodel.recipe.settings import Tokenizer as Settings
 from xmodel.tokenizer.codec import Tokenizer
-from xmodel.tokenizer.convert import TAB
+from xmodel.tokenizer.convert import TAB, for_our_codec
 from xmodel.tokenizer.train import BREAKS, HAN, JOINS, WORD_CHARACTERS, options, train
 
 RESULT = Path(__file__).parent / "results" / "tokenizer-vocabulary.json"
@@ -59,6 +60,7 @@ NEWLINES = re.compile(r" *[^ \n\u3400-\u9fff]+|[\u3400-\u9fff]+| +|\n+")  # newl
 
 SCRIPT, PHRASE = JOINS["script"][0], JOINS["phrase"][0]
 JOINED = {"split_by_unicode_script": False, "split_by_whitespace": False}
+BPE, LONG = {"model_type": "bpe"}, {"max_sentencepiece_length": 32}
 NUMBERS, DIGITS = {"split_digits": False}, {"split_digits": True}
 
 # What loses nothing of a text and is otherwise SentencePiece's defaults
@@ -70,11 +72,15 @@ DEFAULTS: dict[str, Any] = {"vocab_size": 32_000, "num_threads": 16, "minlogleve
 # document of a language counts)
 SWEEP: dict[str, tuple[re.Pattern[str] | None, dict[str, Any], dict[str, float]]] = {
     "as chosen (script)": (SCRIPT, {}, {}),
+    "shortest": (SCRIPT, BPE, {}),
+    "shortest, joins: word": (JOINS["word"][0], BPE | JOINS["word"][1], {}),
+    "shortest, joins: phrase": (PHRASE, BPE | JOINED, {}),
+    "shortest, joins: phrase, longest piece 32": (PHRASE, BPE | JOINED | LONG, {}),
+    "shortest, the same, numbers joined": (PHRASE, BPE | JOINED | LONG | NUMBERS, {}),
+    "shortest, the same, Chinese counts 1.5 times": (PHRASE, BPE | JOINED | LONG | NUMBERS, {"zh": 1.5}),
+    "shortest, the same, Chinese counts twice": (PHRASE, BPE | JOINED | LONG | NUMBERS, {"zh": 2}),
     "joins: word": (JOINS["word"][0], JOINS["word"][1], {}),
-    "joins: phrase, longest piece 16": (PHRASE, JOINED, {}),
-    "joins: phrase, longest piece 32": (PHRASE, JOINED | {"max_sentencepiece_length": 32}, {}),
-    "joins: phrase, 32, numbers joined": (PHRASE, JOINED | NUMBERS | {"max_sentencepiece_length": 32}, {}),
-    "the same, Chinese counts twice": (PHRASE, JOINED | NUMBERS | {"max_sentencepiece_length": 32}, {"zh": 2}),
+    "joins: phrase, longest piece 32": (PHRASE, JOINED | LONG, {}),
     "numbers joined": (SCRIPT, NUMBERS, {}),
     "newline stands alone": (LINES, {"user_defined_symbols": ["\n"]}, {}),
     "newlines join newlines only": (NEWLINES, {}, {}),
@@ -85,8 +91,8 @@ SWEEP: dict[str, tuple[re.Pattern[str] | None, dict[str, Any], dict[str, float]]
     "coverage 0.99995": (SCRIPT, {"character_coverage": 0.99995}, {}),
     "coverage 1": (SCRIPT, {"character_coverage": 1.0}, {}),
     "longest piece 8": (SCRIPT, {"max_sentencepiece_length": 8}, {}),
-    "longest piece 32": (SCRIPT, {"max_sentencepiece_length": 32}, {}),
-    "bpe": (SCRIPT, {"model_type": "bpe"}, {}),
+    "longest piece 32": (SCRIPT, LONG, {}),
+    "bpe": (SCRIPT, BPE, {}),
     "slower pruning (0.75, 2 rounds)": (SCRIPT, {"shrinking_factor": 0.75, "num_sub_iterations": 2}, {}),
     "Chinese counts twice": (SCRIPT, {}, {"zh": 2}),
     "half of the Chinese": (SCRIPT, {}, {"zh": 0.5}),
@@ -100,13 +106,16 @@ SWEEP: dict[str, tuple[re.Pattern[str] | None, dict[str, Any], dict[str, float]]
 }  # fmt: skip
 
 # The fewest tokens that a vocabulary of ours was brought to on every class of text
-FEWEST = Settings(joins="phrase", max_piece_length=64, split_digits=False, han_weight=2.5)
+FEWEST = Settings(model_type="shortest", joins="phrase", max_piece_length=32, split_digits=False, han_weight=1.5)
 # What `main` compares besides: name -> (settings, whether the files of --apart are left out)
 OURS: dict[str, tuple[Settings, bool]] = {
     "ours": (Settings(), False),
-    "ours, word": (Settings(joins="word"), False),
-    "ours, phrase": (FEWEST, False),
-    "ours, files apart": (Settings(), True),
+    "ours, shortest": (Settings(model_type="shortest"), False),
+    "ours, shortest, word": (Settings(model_type="shortest", joins="word"), False),
+    "ours, shortest, phrase": (replace(FEWEST, split_digits=True), False),
+    "ours, fewest": (FEWEST, False),
+    "ours, shortest, files apart": (Settings(model_type="shortest"), True),
+    "ours, fewest, files apart": (FEWEST, True),
 }
 
 
@@ -169,13 +178,13 @@ def words(texts: Iterable[str], pattern: re.Pattern[str]) -> Iterator[str]:
             yield f"{plain[start : start + WORD_CHARACTERS]}\t{count}"
 
 
-def trained_on(sentences: Iterable[str], told: dict[str, Any]) -> Any:
-    """A SentencePiece processor."""
+def trained_on(sentences: Iterable[str], told: dict[str, Any]) -> bytes:
+    """A serialised SentencePiece model."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
         sentence_iterator=iter(sentences), model_writer=written, **told
     )
-    return processor(written.getvalue())
+    return written.getvalue()
 
 
 def processor(model: bytes) -> Any:
@@ -217,8 +226,8 @@ def compare_main(arguments: argparse.Namespace, trained: Corpus, tune: Corpus, c
 
     made: dict[str, Callable[[], Any]] = {
         "published": lambda: processor(arguments.published.read_bytes()).encode,
-        "SentencePiece's defaults": lambda: trained_on(lines(), DEFAULTS).encode,
-        "defaults, lossless": lambda: trained_on(lines(), DEFAULTS | KEPT).encode,
+        "SentencePiece's defaults": lambda: processor(trained_on(lines(), DEFAULTS)).encode,
+        "defaults, lossless": lambda: processor(trained_on(lines(), DEFAULTS | KEPT)).encode,
         "defaults, lossless, digits split": lambda: trained_on(lines(), DEFAULTS | KEPT | DIGITS).encode,
     }
     for label, (settings, without) in OURS.items():
@@ -252,11 +261,12 @@ def sweep(arguments: argparse.Namespace, trained: Corpus, tune: Corpus, claim: C
         texts = list(repeated(small, times))
         started = time.process_time()
         if pattern is None:
-            made = trained_on((line for text in texts for line in text.split("\n")), DEFAULTS | told)
+            model = trained_on((line for text in texts for line in text.split("\n")), DEFAULTS | told)
         else:
-            made = trained_on(words(texts, pattern), options(Settings()) | told)
+            model = trained_on(words(texts, pattern), options(Settings()) | told)
+            model = for_our_codec(model, shortest=label.startswith("shortest"))
         found[label] = {"processor_seconds": round(time.process_time() - started)}
-        found[label]["tokens"] = rows[label] = tokens(made.encode, tune)
+        found[label]["tokens"] = rows[label] = tokens(processor(model).encode, tune)
         print(label, found[label]["processor_seconds"], flush=True)
     show(rows, next(iter(SWEEP)))
     return {"trained_bytes": sum(len(t.encode()) for d in small.values() for t in d), "variants": found}

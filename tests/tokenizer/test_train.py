@@ -24,7 +24,7 @@ from xmodel.tokenizer.train import BOS, EOS, PAD, RESERVED, UNK, _Feed, train
 BLOCK = [UNK, BOS, EOS, PAD, *RESERVED]
 
 
-@pytest.fixture(scope="module", params=["unigram", "bpe"])
+@pytest.fixture(scope="module", params=["unigram", "shortest", "bpe"])
 def folder(request, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(request.param)
     train(documents(), Settings(vocab_size=700, model_type=request.param), path, seed=0)
@@ -112,7 +112,7 @@ def test_divisions_of_a_piece_come_as_overlaps_are_found_from_the_left():
     assert _divisions("ab", known) == [1]
 
 
-@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+@pytest.mark.parametrize("model_type", ["unigram", "shortest", "bpe"])
 def test_too_many_pieces_names_the_largest(tmp_path, model_type):
     made = documents()[:200]
     with pytest.raises(UserError, match=r"vocab_size: 30,000 .* largest possible is [\d,]+$") as caught:

@@ -125,7 +125,7 @@ def _train(feed: _Feed, settings: Settings, seed: int) -> bytes:
         pieces = {piece.text for piece in read_pieces(model)}
         uncovered = "".join(character for character in REQUIRED if character not in pieces)
         if uncovered == missing:
-            return for_our_codec(model, missing)
+            return for_our_codec(model, missing, shortest=settings.model_type == "shortest")
         missing = uncovered  # the coverage leaves out one that the text holds: train again, with room for it
 
 
@@ -149,7 +149,7 @@ def options(settings: Settings) -> dict[str, Any]:
     """What SentencePiece is told, besides the words and where to write."""
     return {
         "input_format": "tsv",
-        "model_type": settings.model_type,
+        "model_type": "unigram" if settings.model_type == "unigram" else "bpe",
         "vocab_size": settings.vocab_size,
         "character_coverage": settings.character_coverage,
         "max_sentencepiece_length": settings.max_piece_length,
