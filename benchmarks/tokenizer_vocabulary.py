@@ -228,7 +228,7 @@ def compare_main(arguments: argparse.Namespace, trained: Corpus, tune: Corpus, c
         "published": lambda: processor(arguments.published.read_bytes()).encode,
         "SentencePiece's defaults": lambda: processor(trained_on(lines(), DEFAULTS)).encode,
         "defaults, lossless": lambda: processor(trained_on(lines(), DEFAULTS | KEPT)).encode,
-        "defaults, lossless, digits split": lambda: trained_on(lines(), DEFAULTS | KEPT | DIGITS).encode,
+        "defaults, lossless, digits split": lambda: processor(trained_on(lines(), DEFAULTS | KEPT | DIGITS)).encode,
     }
     for label, (settings, without) in OURS.items():
         made[label] = lambda s=settings, w=without: ours(rest if w else texts, s).encode_batch
