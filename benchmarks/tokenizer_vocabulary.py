@@ -14,8 +14,8 @@ settings are chosen on, `claim` is what `main` is judged on. Nothing is trained 
 some vocabularies are trained without the files of --apart. The published tokenizer is a SentencePiece .model; it drops
 runs of spaces, so it is charged for less than the whole text, and so are SentencePiece's defaults.
 
-`main --only WORD ...` trains the vocabularies with such a word in their name and adds them to the results. `sweep`
-trains on every sixth document and changes one thing at a time. `balance` draws samples as the tokenizer stage does.
+`--only WORD ...` trains the vocabularies with such a word in their name and adds them to the results. `sweep` trains on
+every sixth document and changes one thing at a time. `balance` draws samples as the tokenizer stage does.
 `large` trains on --gigabytes of text made by writing the training text again and again, each time with other letters
 and Han characters in the place of some: new words, so more work for the trainer than natural text of that size.
 """
@@ -255,9 +255,12 @@ def compare_main(arguments: argparse.Namespace, trained: Corpus, tune: Corpus, c
 def sweep(arguments: argparse.Namespace, trained: Corpus, tune: Corpus, claim: Corpus) -> dict[str, Any]:
     """Tokens with one thing changed, by class of text."""
     small = {name: documents[::6] for name, documents in trained.items()}
+    old = json.loads(RESULT.read_text()).get("sweep", {}).get("variants", {}) if RESULT.exists() else {}
     found: dict[str, Any] = {}
-    rows: dict[str, dict[str, int]] = {}
     for label, (pattern, told, times) in SWEEP.items():
+        if arguments.only and not any(word in label for word in arguments.only):
+            found |= {label: old[label]} if label in old else {}
+            continue
         texts = list(repeated(small, times))
         started = time.process_time()
         if pattern is None:
@@ -265,10 +268,10 @@ def sweep(arguments: argparse.Namespace, trained: Corpus, tune: Corpus, claim: C
         else:
             model = trained_on(words(texts, pattern), options(Settings()) | told)
             model = for_our_codec(model, shortest=label.startswith("shortest"))
-        found[label] = {"processor_seconds": round(time.process_time() - started)}
-        found[label]["tokens"] = rows[label] = tokens(processor(model).encode, tune)
-        print(label, found[label]["processor_seconds"], flush=True)
-    show(rows, next(iter(SWEEP)))
+        seconds = round(time.process_time() - started)
+        found[label] = {"processor_seconds": seconds, "tokens": tokens(processor(model).encode, tune)}
+        print(label, seconds, flush=True)
+    show({label: row["tokens"] for label, row in found.items()}, next(iter(found)))
     return {"trained_bytes": sum(len(t.encode()) for d in small.values() for t in d), "variants": found}
 
 
@@ -309,10 +312,12 @@ def large(arguments: argparse.Namespace, trained: Corpus, tune: Corpus, claim: C
             table = str.maketrans("".join(letters + other), "".join(letters[1:] + letters[:1] + other[1:] + other[:1]))
             yield from (text.translate(table) for text in texts)
 
+    label = " ".join(arguments.only) or "ours"
     wall, processor_time = time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        figures = train(varied(), Settings(sample_bytes=size), Path(folder), seed=0)
+        figures = train(varied(), replace(OURS[label][0], sample_bytes=size), Path(folder), seed=0)
     result = {
+        "vocabulary": label,
         "bytes": figures["bytes"],
         "distinct_words": figures["distinct_words"],
         "wall_seconds": round(time.monotonic() - wall),
@@ -330,7 +335,7 @@ def main() -> None:
     parser.add_argument("--markdown", nargs="*", type=Path, default=[], help="files of technical Markdown")
     parser.add_argument("--unseen", nargs="*", type=Path, default=[], help="main: files that nothing is trained on")
     parser.add_argument("--apart", nargs="*", default=[], help="main: names of files for the vocabulary without them")
-    parser.add_argument("--only", nargs="*", default=[], help="main: words in the names of vocabularies")
+    parser.add_argument("--only", nargs="*", default=[], help="main, sweep: words in names; large: one name")
     parser.add_argument("--published", type=Path, help="main: a SentencePiece .model to compare with")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="large: how much text")
     arguments = parser.parse_args()
