@@ -276,7 +276,7 @@ def sweep(arguments: argparse.Namespace, trained: Corpus, tune: Corpus, claim: C
 
 
 def balance(arguments: argparse.Namespace, trained: Corpus, tune: Corpus, claim: Corpus) -> dict[str, Any]:
-    """Samples as the stage draws them: sources weighted by their bytes, `tokenizer.balance` and sample size changed."""
+    """Samples as the stage draws them, of sources weighted by their bytes; by size and `balance`. Type: shortest."""
     available = {name: sum(len(text.encode()) for text in documents) for name, documents in trained.items()}
     sources = [
         Source(name=name, language="zh" if name[:2] == "zh" else "en", category=name.split(":")[0][3:],
@@ -293,7 +293,7 @@ def balance(arguments: argparse.Namespace, trained: Corpus, tune: Corpus, claim:
         ]  # fmt: skip
         label = f"{size / 1e6:.0f} MB, balance {power}"
         sampled[label] = {name: round(taken) for name, taken in sizes.items()}
-        rows[label] = tokens(ours(texts, Settings()).encode_batch, tune)
+        rows[label] = tokens(ours(texts, Settings(model_type="shortest")).encode_batch, tune)
         print(label, flush=True)
     show(rows, next(iter(rows)))
     return {"sampled_bytes": sampled, "tokens": rows}

@@ -13,7 +13,7 @@ import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tokenizer import THINGS, TRICKY, documents, fuzz
+from test_tokenizer import SYLLABLES, THINGS, TRICKY, documents, fuzz
 
 from xmodel.errors import UserError
 from xmodel.recipe.settings import Tokenizer as Settings
@@ -196,10 +196,12 @@ REACH = {
 }
 
 
+@pytest.mark.parametrize("model_type", ["unigram", "shortest"])
 @pytest.mark.parametrize("joins", REACH)
-def test_how_far_pieces_reach(tmp_path, joins):
+def test_how_far_pieces_reach(tmp_path, joins, model_type):
     """And whatever they are, the text comes back, and the ids are the same in three libraries."""
-    train(documents(), Settings(vocab_size=700, joins=joins, max_piece_length=24), tmp_path, seed=0)
+    asked = Settings(vocab_size=700, joins=joins, max_piece_length=24, model_type=model_type)
+    train(documents(), asked, tmp_path, seed=0)
     pieces = [
         piece.text for piece in read_pieces((tmp_path / "tokenizer.model").read_bytes())[16:] if piece.type == NORMAL
     ]
@@ -216,6 +218,28 @@ def test_how_far_pieces_reach(tmp_path, joins):
     assert ours == [found.ids for found in plain.encode_batch(texts, add_special_tokens=False)]
     here = [(text, ids) for text, ids in zip(texts, ours, strict=True) if "\u2581" not in text]
     assert [ids for _, ids in here] == processor.encode([text for text, _ in here])
+
+
+def test_shortest_has_the_pieces_of_bpe_and_cuts_a_text_into_as_few_as_it_can(tmp_path):
+    made = {}
+    for kind in ("bpe", "shortest"):
+        train(documents(), Settings(vocab_size=900, model_type=kind), tmp_path / kind, seed=0)
+        made[kind] = Tokenizer.load(tmp_path / kind)
+    ours = made["shortest"]
+    assert ours.pieces == made["bpe"].pieces
+    known, longest = set(ours.pieces[16:]), max(map(len, ours.pieces))
+    fewest = lengths = merged = 0
+    draw = random.Random(1)
+    for text in ["".join(draw.choices([*SYLLABLES, " ", "e", "t"], k=60)) for _ in range(200)]:
+        data = text.encode()
+        best = [0, *[len(data)] * len(data)]
+        for end in range(1, len(data) + 1):
+            starts = range(max(0, end - longest), end)
+            best[end] = min(best[start] + 1 for start in starts if data[start:end] in known or end - start == 1)
+        fewest += best[-1]
+        lengths += len(ours.encode(text))
+        merged += len(made["bpe"].encode(text))
+    assert fewest <= lengths <= 1.002 * fewest < 0.99 * merged
 
 
 def test_numbers_join_when_they_may(tmp_path):
