@@ -13,18 +13,18 @@ import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tokenizer import THINGS, TRICKY, documents, fuzz
+from test_tokenizer import SYLLABLES, THINGS, TRICKY, documents, fuzz
 
 from xmodel.errors import UserError
 from xmodel.recipe.settings import Tokenizer as Settings
 from xmodel.tokenizer.codec import Tokenizer
 from xmodel.tokenizer.convert import CONTROL, NORMAL, _divisions, read_pieces
-from xmodel.tokenizer.train import BOS, EOS, PAD, RESERVED, UNK, train
+from xmodel.tokenizer.train import BOS, EOS, PAD, RESERVED, UNK, _Feed, train
 
 BLOCK = [UNK, BOS, EOS, PAD, *RESERVED]
 
 
-@pytest.fixture(scope="module", params=["unigram", "bpe"])
+@pytest.fixture(scope="module", params=["unigram", "shortest", "bpe"])
 def folder(request, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(request.param)
     train(documents(), Settings(vocab_size=700, model_type=request.param), path, seed=0)
@@ -112,7 +112,7 @@ def test_divisions_of_a_piece_come_as_overlaps_are_found_from_the_left():
     assert _divisions("ab", known) == [1]
 
 
-@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+@pytest.mark.parametrize("model_type", ["unigram", "shortest", "bpe"])
 def test_too_many_pieces_names_the_largest(tmp_path, model_type):
     made = documents()[:200]
     with pytest.raises(UserError, match=r"vocab_size: 30,000 .* largest possible is [\d,]+$") as caught:
@@ -186,3 +186,92 @@ def test_the_json_names_no_added_token(folder):
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     assert content["added_tokens"] == []
     assert not re.search("\u2581", (folder / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+# How far a piece may reach: what at least one piece of each vocabulary holds, and what none of them does.
+REACH = {
+    "script": (r"^\u2581[a-z]+$", r"[^\u2581]\u2581|[a-zA-Z][^a-zA-Z]|[\u4e00-\u9fff][^\u4e00-\u9fff]"),
+    "word": (r"[a-z]\.|[\u4e00-\u9fff]。", r"[^\u2581]\u2581"),
+    "phrase": (r"[a-z]\u2581[a-z]", r"[^\u2581]\u2581+$|\n[^\n]"),
+}
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "shortest"])
+@pytest.mark.parametrize("joins", REACH)
+def test_how_far_pieces_reach(tmp_path, joins, model_type):
+    """And whatever they are, the text comes back, and the ids are the same in three libraries."""
+    asked = Settings(vocab_size=700, joins=joins, max_piece_length=24, model_type=model_type)
+    train(documents(), asked, tmp_path, seed=0)
+    pieces = [
+        piece.text for piece in read_pieces((tmp_path / "tokenizer.model").read_bytes())[16:] if piece.type == NORMAL
+    ]
+    some, none = map(re.compile, REACH[joins])
+    assert any(map(some.search, pieces))
+    assert not [piece for piece in pieces if none.search(piece)]
+    assert not [piece for piece in pieces if len(piece) > 1 and re.search("[0-9]", piece)]
+    tokenizer = Tokenizer.load(tmp_path)
+    plain = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    texts = [*documents()[::3], *TRICKY, *fuzz(300, seed=6)]
+    ours = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
+    assert [tokenizer.decode(ids) for ids in ours] == texts
+    assert ours == [found.ids for found in plain.encode_batch(texts, add_special_tokens=False)]
+    here = [(text, ids) for text, ids in zip(texts, ours, strict=True) if "\u2581" not in text]
+    assert [ids for _, ids in here] == processor.encode([text for text, _ in here])
+
+
+def test_shortest_has_the_pieces_of_bpe_and_cuts_a_text_into_as_few_as_it_can(tmp_path):
+    made = {}
+    for kind in ("bpe", "shortest"):
+        train(documents(), Settings(vocab_size=900, model_type=kind), tmp_path / kind, seed=0)
+        made[kind] = Tokenizer.load(tmp_path / kind)
+    ours = made["shortest"]
+    assert ours.pieces == made["bpe"].pieces
+    known, longest = set(ours.pieces[16:]), max(map(len, ours.pieces))
+    fewest = lengths = merged = 0
+    draw = random.Random(1)
+    for text in ["".join(draw.choices([*SYLLABLES, " ", "e", "t"], k=60)) for _ in range(200)]:
+        data = text.encode()
+        best = [0, *[len(data)] * len(data)]
+        for end in range(1, len(data) + 1):
+            starts = range(max(0, end - longest), end)
+            best[end] = min(best[start] + 1 for start in starts if data[start:end] in known or end - start == 1)
+        fewest += best[-1]
+        lengths += len(ours.encode(text))
+        merged += len(made["bpe"].encode(text))
+    assert fewest <= lengths <= 1.002 * fewest < 0.99 * merged
+
+
+def test_numbers_join_when_they_may(tmp_path):
+    made = [f"In {year} there were {year - 1900} rivers.\n" for year in range(1950, 2020)] * 9
+    train(made, Settings(vocab_size=390, split_digits=False), tmp_path, seed=0)
+    tokenizer = Tokenizer.load(tmp_path)
+    assert any(re.fullmatch(rb" ?(19|20)\d?", piece) for piece in tokenizer.pieces)
+    assert tokenizer.decode(tokenizer.encode("In 1987 and 123456789")) == "In 1987 and 123456789"
+
+
+def test_words_of_han_count_as_often_as_is_said():
+    texts = ["two rivers two 河流。\n"] * 3
+    fed = {weight: _Feed(texts, Settings(han_weight=weight), 0) for weight in (1.0, 2.5)}
+    for feed in fed.values():
+        feed.read()
+    assert list(fed[1.0]) == ["two\t3", " rivers\t3", " two\t3", " \t3", "河流\t3", "。\n\t3"]
+    assert list(fed[2.5]) == ["two\t30", " rivers\t30", " two\t30", " \t30", "河流\t75", "。\n\t30"]
+
+
+def test_too_many_words_are_sampled_so_that_counts_stay_true(monkeypatch):
+    """A twentieth of the words fits: frequent ones are all there, exactly; rare ones add up to what they were."""
+    draw = random.Random(3)
+    rare = [f"w{draw.randrange(10**9)}" for _ in range(20_000)]
+    texts = [" ".join(draw.sample(rare, 100) + ["often"] * 10) for _ in range(200)]
+    whole = _Feed(texts, Settings(), 0)
+    whole.read()
+    monkeypatch.setattr("xmodel.tokenizer.train.WORDS_CHARACTERS", sum(map(len, whole.words)) // 20)
+    feeds = [_Feed(texts, Settings(), seed) for seed in (0, 0, 1)]
+    for feed in feeds:
+        feed.read()
+        assert sum(map(len, feed.words)) <= sum(map(len, whole.words)) // 20
+        assert feed.words[" often"] == 2000
+        assert min(feed.words.values()) >= feed.threshold > 1
+        assert feed.words.total() == pytest.approx(whole.words.total(), rel=0.15)
+    assert feeds[0].words == feeds[1].words != feeds[2].words

@@ -1,9 +1,10 @@
 """Training a SentencePiece vocabulary that loses nothing of a text: unigram (Kudo 2018, arXiv 1804.10959) or BPE.
 
-White space is kept: runs of spaces are pieces; newline and tab are pieces and may join with punctuation around
-them (`.\\n\\n`, `):\\n`), as in the pre-tokenisers of GPT-4 and Llama 3; letters, Han and signs stay apart. Digits
-stand alone. There is no normalisation and no dummy prefix. Characters outside the coverage are spelt in UTF-8 bytes.
-benchmarks/tokenizer_vocabulary.py measured what is chosen here.
+White space is kept: runs of spaces are pieces; newline and tab are pieces and may join with punctuation around them
+(`.\\n\\n`, `):\\n`), as in the pre-tokenisers of GPT-4 and Llama 3. How far a piece may reach is `tokenizer.joins`:
+letters, Han and signs stay apart, or a piece ends at the next space, or at the end of the line (as in SuperBPE,
+arXiv 2503.13423, but in one stage). There is no normalisation and no dummy prefix. Characters outside the coverage are
+spelt in UTF-8 bytes. benchmarks/tokenizer_vocabulary.py measured what is chosen here.
 """
 
 from __future__ import annotations
@@ -36,10 +37,18 @@ RESERVED = (
 )
 
 WORD_CHARACTERS = 1000  # longer words are cut; SentencePiece would skip them (its limit counts bytes)
-# What SentencePiece looks for pieces in: no piece reaches from one word into the next. Spaces begin a word, and Chinese
-# is parted from everything else, as SentencePiece itself parts scripts. So counted words give the same vocabulary as
-# lines, in a fraction of the memory, and a line of any length is learned from.
-WORD = re.compile(r" *[^ \u3400-\u9fff]+|[\u3400-\u9fff]+| +")
+# By `tokenizer.joins`: what SentencePiece looks for pieces in, and what it is told. No piece reaches from one word into
+# the next. Spaces begin a word, and Chinese is parted from everything else, as SentencePiece itself parts scripts. So
+# counted words give the same vocabulary as lines, in a fraction of the memory, and a line may have any length.
+# For `phrase` a line is a word; SentencePiece sees to it that a piece ends in a space only if it is spaces throughout.
+JOINS: dict[str, tuple[re.Pattern[str], dict[str, Any]]] = {
+    "script": (re.compile(r" *[^ \u3400-\u9fff]+|[\u3400-\u9fff]+| +"), {}),
+    "word": (re.compile(r" *[^ \n]+\n*|\n+| +"), {"split_by_unicode_script": False}),
+    "phrase": (re.compile(r"[^\n]+\n*|\n+"), {"split_by_unicode_script": False, "split_by_whitespace": False}),
+}
+# Characters of different words that are kept, in memory's stead: 64 million take 3 GB, most of it in SentencePiece's
+# suffix array. Of more, a sample is kept in which every word counts as often as it would in the whole (`_Feed`).
+WORDS_CHARACTERS = 64_000_000
 # Never within a piece: NUL and U+2585 are SentencePiece's own marks (a word that holds one would be skipped), U+2581 is
 # its stand-in for the space, U+2409 ours for the tab, by which its input format parts word and count.
 BREAKS = re.compile(f"[\0{SPACE}\u2585{TAB}]")
@@ -75,7 +84,7 @@ def train(texts: Iterable[str], settings: Settings, folder: Path, seed: int, add
         UserError: no text, a lone surrogate in it, or a vocabulary that is too large or too small for it.
     """
     started = time.monotonic()
-    feed = _Feed(texts, settings.sample_bytes, seed)
+    feed = _Feed(texts, settings, seed)
     model = _train(feed, settings, seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(model)
@@ -116,7 +125,7 @@ def _train(feed: _Feed, settings: Settings, seed: int) -> bytes:
         pieces = {piece.text for piece in read_pieces(model)}
         uncovered = "".join(character for character in REQUIRED if character not in pieces)
         if uncovered == missing:
-            return for_our_codec(model, missing)
+            return for_our_codec(model, missing, shortest=settings.model_type == "shortest")
         missing = uncovered  # the coverage leaves out one that the text holds: train again, with room for it
 
 
@@ -140,7 +149,7 @@ def options(settings: Settings) -> dict[str, Any]:
     """What SentencePiece is told, besides the words and where to write."""
     return {
         "input_format": "tsv",
-        "model_type": settings.model_type,
+        "model_type": "unigram" if settings.model_type == "unigram" else "bpe",
         "vocab_size": settings.vocab_size,
         "character_coverage": settings.character_coverage,
         "max_sentencepiece_length": settings.max_piece_length,
@@ -151,7 +160,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "pad_piece": PAD,
         "control_symbols": list(RESERVED),
         "byte_fallback": True,
-        "split_digits": True,
+        "split_digits": settings.split_digits,
         "normalization_rule_name": "identity",
         "remove_extra_whitespaces": False,
         "add_dummy_prefix": False,
@@ -162,6 +171,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "num_sub_iterations": 1,
         "num_threads": THREADS,
         "minloglevel": 2,
+        **JOINS[settings.joins][1],
     }
 
 
@@ -190,14 +200,22 @@ def _han_share(text: str) -> float:
 
 
 class _Feed:
-    """Counted words for the trainer, what went in, and a sample of it."""
+    """Counted words for the trainer, what went in, and a sample of it.
 
-    def __init__(self, texts: Iterable[str], most_bytes: int, seed: int) -> None:
-        self.texts, self.most_bytes = texts, most_bytes
+    Where the words are too many, threshold sampling bounds them (Duffield, Lund and Thorup 2007): one that was counted
+    w < z times stays with probability w / z, and then counts as z. That is w on average, so the vocabulary is that of
+    the whole text but for the noise in its rare words, and those which come z times or more are never lost.
+    """
+
+    def __init__(self, texts: Iterable[str], settings: Settings, seed: int) -> None:
+        self.texts, self.most_bytes = texts, settings.sample_bytes
+        self.pattern, self.han_weight = JOINS[settings.joins][0], settings.han_weight
         self.documents = self.bytes = 0
         self.words: Counter[str] = Counter()
+        self.threshold = 1  # z
         self.sample: list[str] = []  # beginnings of texts, drawn evenly
         self._random = random.Random(seed)
+        self._characters = 0  # of the words
 
     def read(self) -> None:
         """Count the words of the texts, up to `most_bytes`."""
@@ -215,13 +233,34 @@ class _Feed:
             if text:
                 self._draw(text[:SAMPLE_CHARACTERS])
             for part in BREAKS.split(text):
-                self.words.update(WORD.findall(part))
+                self._count(self.pattern.findall(part))
+
+    def _count(self, words: list[str]) -> None:
+        counts, sampled = self.words, self.threshold > 1
+        for word, more in Counter(words).items():
+            if word in counts:
+                counts[word] += more
+            elif not sampled or self._random.random() * self.threshold < more:
+                counts[word] = max(more, self.threshold)
+                self._characters += len(word)
+        while self._characters > WORDS_CHARACTERS:
+            self._raise_threshold()
+
+    def _raise_threshold(self) -> None:
+        self.threshold *= 2
+        chance, z = self._random.random, self.threshold
+        self.words = Counter(
+            {word: max(count, z) for word, count in self.words.items() if count >= z or chance() * z < count}
+        )
+        self._characters = sum(map(len, self.words))
 
     def __iter__(self) -> Iterator[str]:
+        unit = 1 if self.han_weight == 1 else 10  # counts are whole numbers, the weight is not
+        han = round(unit * self.han_weight)
         for word, count in self.words.items():
-            plain = word.replace("\t", TAB)
+            plain, times = word.replace("\t", TAB), count * (han if han != unit and HAN.search(word) else unit)
             for start in range(0, len(plain), WORD_CHARACTERS):
-                yield f"{plain[start : start + WORD_CHARACTERS]}\t{count}"
+                yield f"{plain[start : start + WORD_CHARACTERS]}\t{times}"
 
     def _draw(self, text: str) -> None:
         """Reservoir sampling (Vitter 1985, algorithm R)."""
