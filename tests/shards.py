@@ -45,5 +45,6 @@ def write_shards(
             if split == "train":
                 documents[name] = found
     np.array([2 * (i > 2) for i in range(VOCABULARY)], TOKEN).tofile(folder / PIECE_BYTES)
-    write_json(folder / "manifest.json", manifest)
+    pieces = {"file": PIECE_BYTES, "checksum": checksum(folder / PIECE_BYTES)}
+    write_json(folder / "manifest.json", manifest | {"vocab_size": VOCABULARY, "piece_bytes": pieces})
     return documents

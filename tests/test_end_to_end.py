@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command import TINY, xmodel
+from tiny import TIMELESS
 
 OUTPUTS = ("corpus", "tokenizer", "tokens", "checkpoints", "eval", "export", "report.html")
 
@@ -59,10 +60,8 @@ def test_the_same_recipe_gives_the_same_run(finished_run: Path, tmp_path: Path) 
 
 def trace(folder: Path) -> list[tuple[object, ...]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timeless = ("time", "seconds", "tokens_per_second", "mfu_palm", "mfu_causal", "data_wait", "memory_peak")
-    timeless += ("step_seconds_median", "step_seconds_max")
     rows = [row for row in rows if row["kind"] != "start"]  # one for every process that trained
-    return [tuple((key, value) for key, value in row.items() if key not in timeless) for row in rows]
+    return [tuple((key, value) for key, value in row.items() if key not in TIMELESS) for row in rows]
 
 
 @pytest.mark.slow

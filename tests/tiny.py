@@ -13,6 +13,10 @@ from xmodel.recipe.settings import Tokenizer as TokenizerSettings
 from xmodel.tokenizer.codec import Tokenizer
 from xmodel.tokenizer.train import train
 
+# Figures of metrics.jsonl that differ between two runs of the same recipe.
+TIMELESS = ("time", "seconds", "tokens_per_second", "mfu_palm", "mfu_causal", "data_wait", "memory_peak")
+TIMELESS += ("step_seconds_median", "step_seconds_max")
+
 NAMES = ("Mira", "Tom", "Anna", "Lin Wei", "Oskar", "Jia")
 PLACES = ("Paris", "Oslo", "the old harbour", "a small village", "the green hill")
 MEN = ("小林", "安娜", "王明", "老张", "李雷")

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 
 from xmodel.model import attention, documents
 from xmodel.model.documents import block_mask, document_attention, document_mask, document_starts, model_inputs
-from xmodel.model.transformer import Transformer, compile_model
+from xmodel.model.transformer import Compute, Transformer, compile_model
 from xmodel.recipe.settings import Model
 
 END = 2
@@ -172,8 +172,8 @@ def test_block_masks_compile_once():
             starts = model_inputs(rows, END)["starts_BT"]
             expected_mask = document_mask(starts, torch.float32, compiled=False)
             for block in model.model.layers:
-                found = compiled(block, x, rotary, torch.float32, 0, None, block_mask(starts))
-                expected = block(x, rotary, torch.float32, 0, None, expected_mask)
+                found = compiled(block, x, rotary, Compute(torch.float32), 0, None, block_mask(starts))
+                expected = block(x, rotary, Compute(torch.float32), 0, None, expected_mask)
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert counter.frame_count == 1
 

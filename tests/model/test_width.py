@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from xmodel.model.transformer import Transformer
+from xmodel.model.transformer import Compute, Transformer
 from xmodel.model.width import initial_std, kind, rate_factor
 from xmodel.pretrain.optim import guarded_step, make_optimizer, set_learning_rate
 from xmodel.recipe.settings import Model, Pretrain
@@ -65,7 +65,7 @@ def changes(times: int, on: bool, optimizer: str) -> tuple[float, float]:
         with torch.no_grad():
             hidden = model.model.embed_tokens.weight[tokens[:, :-1]]
             for block in model.model.layers:
-                hidden = block(hidden, model.rotary[:, :32], torch.float32)
+                hidden = block(hidden, model.rotary[:, :32], Compute(torch.float32))
             return hidden, model(tokens[:, :-1])
 
     start = outputs()

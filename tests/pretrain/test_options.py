@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import TIMELESS
 
 from xmodel.errors import UserError
 from xmodel.model.checkpoint_io import load_model
@@ -53,12 +54,12 @@ def train(finished: Path, folder: Path, *changes: str, die: bool = False) -> dic
 
 def trace(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timeless = ("time", "seconds", "tokens_per_second", "mfu_palm", "mfu_causal")
-    return [{key: row[key] for key in row if key not in timeless} for row in rows if row["kind"] != "start"]
+    return [{key: row[key] for key in row if key not in TIMELESS} for row in rows if row["kind"] != "start"]
 
 
 def weights(folder: Path, step: int) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((folder / "checkpoints" / f"step-{step:09d}").iterdir())}
+    checkpoint = folder / "checkpoints" / f"step-{step:09d}"
+    return {str(path.relative_to(checkpoint)): path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
 
 
 def test_all_options_together_resume_bit_for_bit(finished_run: Path, tmp_path: Path) -> None:
