@@ -11,6 +11,7 @@ gpus=${GPUS:-gpu}                       # torchrun's word for "as many as there 
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120   # seconds to save in when asked to stop (torch 2.11 knows only 30)
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # a restart must not find the addresses of the processes before
 export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
 
 # A process that dies takes the others with it; torchrun starts all again, and they go on from the newest checkpoint.

@@ -116,10 +116,13 @@ def _pretrain_in_processes(run: Run) -> dict[str, Any]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={run.processes}"]
     launcher += [f"--max-restarts={settings.max_restarts}"]
     patience = int(min(SAVE_SECONDS, 60 * settings.timeout_minutes))
+    environment = {
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(patience),  # torch 2.11 waits 30 seconds whatever it says
+        # A shared store keeps the addresses of the processes before: after a restart a rank may call a dead one.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
     child = subprocess.Popen(
-        [*launcher, "-m", "xmodel", "pretrain", "--worker", str(run.folder)],
-        env=os.environ
-        | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(patience)},  # torch 2.11 waits 30 seconds whatever it says
+        [*launcher, "-m", "xmodel", "pretrain", "--worker", str(run.folder)], env=os.environ | environment
     )
     try:
         code = child.wait()

@@ -131,9 +131,10 @@ def test_blocked_attention_is_attention(heads: int, kv_heads: int, length: int) 
         assert error < 2 * allowed + 1e-3
 
 
-def test_blocked_attention_operator_is_well_formed() -> None:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_blocked_attention_operator_is_well_formed(batch: int) -> None:
     """Fake implementation, strides and autograd registration are what torch.compile relies on."""
-    q, k, v = (torch.randn(2, 70, heads, 8).bfloat16().transpose(1, 2) for heads in (4, 2, 2))
+    q, k, v = (torch.randn(batch, 70, heads, 8).bfloat16().transpose(1, 2) for heads in (4, 2, 2))
     torch.library.opcheck(attention.blocked_attention, (q, k, v), test_utils=("test_schema", "test_faketensor"))
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
     torch.library.opcheck(attention.blocked_attention, tuple(leaves), test_utils=("test_autograd_registration",))

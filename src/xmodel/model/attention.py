@@ -146,8 +146,8 @@ def blocked_attention_backward(
     q_nGTC, k_nTC, v_nTC = _grouped(q_BHTC, k_BKTC, v_BKTC)
     n, groups, length, size = q_nGTC.shape
     grad_nGTC = grad_BHTC.reshape(q_nGTC.shape)
-    dq_nGTC = torch.empty_like(q_nGTC)
-    dk_nTC, dv_nTC = (torch.zeros_like(k_nTC, dtype=torch.float32) for _ in range(2))  # sums over the blocks
+    dq_nGTC = q_nGTC.new_empty(q_nGTC.shape)  # dense, whatever the strides of q
+    dk_nTC, dv_nTC = (k_nTC.new_zeros(k_nTC.shape, dtype=torch.float32) for _ in range(2))  # sums over the blocks
     for start in range(0, length, BLOCK):
         end, first = min(start + BLOCK, length), _first_key(starts_BT, start)
         p_nRe = _probabilities(q_nGTC, k_nTC, first, start, end, starts_BT)
