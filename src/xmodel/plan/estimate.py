@@ -23,7 +23,7 @@ ASSUMED_MFU = {
 ASSUMED_OTHERWISE = (0.40, "nothing published for this family; --measure finds out")
 # Smaller models reach less: MosaicML's table (A100 40GB, sequence 2048) as shares of its 1B's MFU, by parameters.
 SMALLER = ((125e6, 0.76), (356e6, 0.87), (760e6, 0.94), (1e9, 1.0))
-FP8_SPEEDUP = 1.17  # over bfloat16, as nanochat reports for tensorwise scaling
+FP8_SPEEDUP = 1.17  # over bfloat16, as others report for tensorwise scaling on Hopper
 RECOMPUTE = {"none": 1.0, "selective": 0.97, "full": 0.76}  # speed left: full repeats the blocks' forward pass
 POWER_SHARE = 0.85  # of the board power at most that training draws: an assumption
 
@@ -75,7 +75,7 @@ def assumed_mfu(gpu: Gpu, precision: str = "bf16") -> tuple[float, str]:
     """The PaLM MFU that a plan assumes for about 1B parameters, as a share of the bf16 peak, and why."""
     share, source = ASSUMED_MFU.get(gpu.family, ASSUMED_OTHERWISE)
     if precision == "fp8":
-        return share * FP8_SPEEDUP, f"assumed; {source}; in fp8 {FP8_SPEEDUP} times that, as nanochat reports"
+        return share * FP8_SPEEDUP, f"assumed; {source}; in fp8 {FP8_SPEEDUP} times that, as others report"
     return share, f"assumed; {source}"
 
 
