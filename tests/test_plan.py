@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from xmodel import cli as command_line
 from xmodel.errors import UserError
 from xmodel.hardware import GPUS, named, of_device
-from xmodel.model import loss
+from xmodel.model import loss, memory
 from xmodel.model.counts import parameters
+from xmodel.model.memory import How
 from xmodel.model.transformer import Transformer, compile_model
-from xmodel.plan import memory
 from xmodel.plan.estimate import as_preset, data, make_setup, over_gpus, over_sizes, parts, plan
-from xmodel.plan.memory import How, by_part, largest_micro_batch
+from xmodel.plan.memory import LOGITS_CHUNK, by_part, largest_micro_batch
 from xmodel.plan.published import check
 from xmodel.pretrain import measure as measuring
 from xmodel.recipe.load import load_recipe
@@ -76,7 +76,7 @@ def test_the_memory_model_agrees_with_what_autograd_keeps(precision: str, compil
 
 def test_the_plan_and_the_loss_cut_logits_into_the_same_chunks() -> None:
     for vocab in (512, 32_000, 65_536):
-        rows = max(64, memory.LOGITS_CHUNK // (4 * vocab) // 64 * 64)
+        rows = max(64, LOGITS_CHUNK // (4 * vocab) // 64 * 64)
         assert loss._rows_per_chunk(vocab, torch.device("cuda")) == rows
 
 

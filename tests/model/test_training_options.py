@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_map_only
 from xmodel.errors import UserError
 from xmodel.model import attention
 from xmodel.model.attention import causal_attention, choose_attention
-from xmodel.model.counts import activation_bytes
 from xmodel.model.fp8 import E4M3, E5M2, check_fp8, fp8_linear, quantize
+from xmodel.model.memory import How, saved_at_the_end, saved_per_token, weight_copies
 from xmodel.model.transformer import Transformer, compile_model
 from xmodel.recipe.settings import Model
 
@@ -134,15 +134,15 @@ def test_checkpointing_keeps_less_and_selective_repeats_no_matrix_product() -> N
 
 @pytest.mark.parametrize("hidden", [64, 256])
 def test_the_estimate_of_activations_is_what_autograd_keeps(hidden: int) -> None:
-    """The formula that the micro-batch finder goes by, against a count of the tensors that live."""
+    """The formula that the micro-batch finder and the planner go by, against a count of the tensors that live."""
     shape = dataclasses.replace(SHAPE, hidden=hidden, ffn=11 * hidden // 4)
     tokens_BT = tokens_of(shape, 6)
-    weights = 2 * sum(p.numel() for name, p in make(shape).named_parameters() if "layers" in name and p.dim() > 1)
     for mode in ("none", "selective", "full"):
+        how = How("bf16", compiled=False, checkpointing=mode)  # type: ignore[arg-type]
+        each = saved_per_token(shape, how, fused_attention=False) * shape.layers + saved_at_the_end(shape, how)[0]
+        planned = each * tokens_BT[:, 1:].numel() + (weight_copies(shape, how) * shape.layers if mode == "none" else 0)
         kept = kept_bytes(make(shape, checkpointing=mode), tokens_BT[:, :-1])
-        kept -= weights if mode == "none" else 0  # bfloat16 copies of the weights do not grow with the micro-batch
-        estimate = activation_bytes(shape, mode, working=False) * tokens_BT[:, 1:].numel()
-        assert 0.85 < kept / estimate < 1.15, mode
+        assert planned == pytest.approx(kept, rel=0.05), mode
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------

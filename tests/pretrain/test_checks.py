@@ -16,7 +16,7 @@ import ranks
 from xmodel.errors import MachineError, UserError
 from xmodel.pretrain import checks
 from xmodel.pretrain.checkpoint_files import refuse_other
-from xmodel.pretrain.checks import check_before, verify_tokens
+from xmodel.pretrain.checks import check_before, log_epochs, verify_tokens
 from xmodel.recipe.settings import Recipe
 
 
@@ -33,10 +33,12 @@ def with_vocabulary(size: int) -> Recipe:
 
 
 def test_epochs_of_each_source_are_said(tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check_before(ranks.recipe(steps=1000), tokens, tmp_path, world=2)
+    recipe = ranks.recipe(steps=1000)
+    log_epochs(recipe, check_before(recipe, tokens, tmp_path, world=2))
     # 12,000 samples; each source has (1500 - 1) // 16 = 93 windows
     assert "a 90.3, b 38.7; more than 4 teach little: a, b" in capsys.readouterr().err
-    check_before(ranks.recipe(steps=10), tokens, tmp_path, world=2)
+    recipe = ranks.recipe(steps=10)
+    log_epochs(recipe, check_before(recipe, tokens, tmp_path, world=2))
     assert "a 0.9, b 0.39\n" in capsys.readouterr().err
 
 

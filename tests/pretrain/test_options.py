@@ -137,6 +137,7 @@ def test_a_longer_run_branches_off_before_the_decay(finished_run: Path, tmp_path
     """Bit for bit the run that had been that long from the start."""
     short = [*WSD, "pretrain.steps=12", "pretrain.decay_steps=4"]
     longer = [*WSD, "pretrain.steps=20", "pretrain.decay_steps=5", "pretrain.decay_shape=linear"]
+    longer += ["pretrain.phases=[{from_step: 16, weights: {world-zh: 1}}]"]  # other text for the decay
     train(finished_run, tmp_path / "short", *short)
     (tmp_path / "short" / "recipe.yaml").write_text(_dumped(finished_run, short))
     kept = tmp_path / "short" / "checkpoints" / "step-000000008"
@@ -157,8 +158,10 @@ def test_a_longer_run_branches_off_before_the_decay(finished_run: Path, tmp_path
     assert "(pretrain.weight_decay: 0.1 -> 0.2)" in refusal("pretrain.weight_decay=0.2")
     assert "(learning rate of step 1: 0.0006 -> 0.0008)" in refusal("pretrain.peak_lr=4e-3")
     assert "(batch of step 1: 4 -> 2)" in refusal("pretrain.global_batch=2")
+    early = "pretrain.phases=[{from_step: 8, weights: {world-zh: 1}}]"
+    assert "(corpus.sources or pretrain.phases: other weights)" in refusal(early)
     assert "learning rate of step 6" in refusal(base=[*WSD, "pretrain.schedule=cosine"])
-    assert "of which nothing is left" in refusal("pretrain.steps=8", "pretrain.decay_steps=2")
+    assert "of which nothing is left" in refusal("pretrain.steps=8", "pretrain.decay_steps=2", "pretrain.phases=[]")
     assert "is not a checkpoint" in refusal(checkpoint=tmp_path / "short" / "checkpoints")
     (kept / "model.safetensors").write_bytes(b"cut")
     assert "is damaged (model.safetensors has 3 bytes" in refusal()

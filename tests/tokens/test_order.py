@@ -49,7 +49,7 @@ def test_every_prefix_honours_the_weights(weights):
 def test_the_published_mixture():
     order = DataOrder({name: 1000 + 37 * i for i, name in enumerate(PUBLISHED)}, PUBLISHED, seed=0)
     assert deviation(order, PUBLISHED, 0, 25_000) < 1
-    steps = Counter(sample.source for step in range(250) for sample in order.step(step, 840))
+    steps = Counter(sample.source for step in range(250) for sample in order.samples(step * 840, 840))
     assert steps == {name: round(weight * 210_000) for name, weight in PUBLISHED.items()}
 
 
@@ -67,7 +67,7 @@ def test_every_source_of_a_mixture_goes_through_its_epochs():
     order = DataOrder(windows, {"a": 0.5, "b": 0.3, "c": 0.2, "unused": 0.0}, seed=5)
     visits: dict[str, list[tuple[int, int]]] = {name: [] for name in windows}
     for i in range(1000):
-        source, epoch, window = order.sample(i)
+        source, epoch, window = order.samples(i, 1)[0]
         visits[source].append((epoch, window))
     assert not visits["unused"]
     for name in "abc":
@@ -89,8 +89,8 @@ def test_epochs_seeds_and_sources_have_orders_of_their_own():
 
 
 def test_the_order_of_one_source_does_not_depend_on_the_others():
-    alone = [s.window for s in DataOrder({"a": 90}, {"a": 1}, 3).step(0, 45)]
-    mixed = [s.window for s in DataOrder({"b": 8, "a": 90}, {"b": 0.5, "a": 0.5}, 3).step(0, 90) if s.source == "a"]
+    alone = [s.window for s in DataOrder({"a": 90}, {"a": 1}, 3).samples(0, 45)]
+    mixed = [s.window for s in DataOrder({"b": 8, "a": 90}, {"b": 0.5, "a": 0.5}, 3).samples(0, 90) if s.source == "a"]
     assert alone == mixed
 
 
@@ -122,35 +122,35 @@ def test_neighbours_do_not_stay_neighbours():
 @pytest.mark.parametrize("world", range(1, 9))
 def test_the_global_batch_is_the_same_on_every_world_size(world):
     order = DataOrder(dict.fromkeys(PUBLISHED, 999), PUBLISHED, seed=2)
-    whole = order.step(123, 840)
+    whole = order.samples(123 * 840, 840)
     assert len(whole) == 840
-    parts = [order.batch(123, 840, rank, world) for rank in range(world)]
+    parts = [order.samples(123 * 840, 840, rank, world) for rank in range(world)]
     assert all(part == whole[rank::world] for rank, part in enumerate(parts))
     assert Counter(sample for part in parts for sample in part) == Counter(whole)
-    assert [order.sample(i) for i in range(123 * 840, 123 * 840 + 20)] == whole[:20]
+    assert [order.samples(i, 1)[0] for i in range(123 * 840, 123 * 840 + 20)] == whole[:20]
 
 
 def test_the_order_is_pinned():
     """A change of these values would give every existing run another order on resume."""
     order = DataOrder({"en": 1000, "zh": 300}, {"en": 0.7, "zh": 0.3}, seed=42)
-    assert order.step(0, 5) == [
+    assert order.samples(0, 5) == [
         ("en", 0, 14), ("en", 0, 293), ("zh", 0, 108), ("en", 0, 158), ("en", 0, 392),
     ]  # fmt: skip
-    assert order.sample(10**9) == Sample("en", 700_000, 614)
+    assert order.samples(10**9, 1)[0] == Sample("en", 700_000, 614)
 
 
 def test_seeking_far_needs_no_memory():
     windows = {name: 10**9 + i for i, name in enumerate(PUBLISHED)}
     order = DataOrder(windows, PUBLISHED, seed=0)
-    order.step(1, 840)
+    order.samples(840, 840)
     tracemalloc.start()
-    far = order.step(10**9, 840)
+    far = order.samples(10**9 * 840, 840)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000
     assert len(far) == 840
     assert all(0 <= sample.window < windows[sample.source] for sample in far)
-    assert order.sample(10**15).epoch >= 0
+    assert order.samples(10**15, 1)[0].epoch >= 0
 
 
 def test_phases_change_the_weights_and_repeat_nothing():
@@ -159,12 +159,12 @@ def test_phases_change_the_weights_and_repeat_nothing():
     start = 37
     order = DataOrder(windows, first, 9, phases=[(start, second), (start + 50, first)])
     plain = DataOrder(windows, first, 9)
-    assert [order.sample(i) for i in range(start)] == [plain.sample(i) for i in range(start)]
+    assert [order.samples(i, 1)[0] for i in range(start)] == [plain.samples(i, 1)[0] for i in range(start)]
     source = order.locate(np.arange(start, start + 50))[0]
     for k, name in enumerate(order.sources):
         seen = np.cumsum(source == k)
         assert np.abs(seen - np.arange(1, 51) * second[name]).max() < 1
-    samples = order.step(0, 400)
+    samples = order.samples(0, 400)
     for name, count in windows.items():
         mine = [(sample.epoch, sample.window) for sample in samples if sample.source == name]
         assert len(set(mine)) == len(mine), "no window twice in an epoch"
@@ -212,7 +212,6 @@ def test_a_run_with_phases(run, seed, cuts):
         parts = [order.samples(at, size, rank, world) for rank in range(world)]
         assert [part == everything[at : at + size][rank::world] for rank, part in enumerate(parts)] == [True] * world
         at += size
-    assert order.batch(3, 20, 1, 4) == order.samples(60, 20, 1, 4)
 
     if phases:  # a phase that is added changes nothing before it
         shorter = DataOrder(windows, first, seed, phases[:-1])
@@ -236,8 +235,8 @@ def test_unclear_weights_are_refused():
     for phases in ([(0, {"a": 1.0})], [(10, {"a": 1.0}), (10, {"b": 1.0})]):
         with pytest.raises(UserError, match="phase"):
             DataOrder(windows, {"a": 1.0}, 0, phases=phases)
-    assert DataOrder(windows, {"a": 1.0, "empty": 0.0}, 0).sample(7).source == "a"
-    assert DataOrder(windows, {"a": 0.999999, "b": 0.000001}, 0).sample(0).source == "a"
+    assert DataOrder(windows, {"a": 1.0, "empty": 0.0}, 0).samples(7, 1)[0].source == "a"
+    assert DataOrder(windows, {"a": 0.999999, "b": 0.000001}, 0).samples(0, 1)[0].source == "a"
 
 
 @settings(max_examples=80, deadline=None)

@@ -109,7 +109,7 @@ def test_batches_follow_the_order(tokens):
     sources = open_sources(tokens)
     windows = {name: source.n_windows(32) for name, source in sources.items()}
     order = DataOrder(windows, {"english": 0.25, "chinese": 0.75}, seed=0)
-    samples = order.step(3, 16)
+    samples = order.samples(48, 16)
     batch = read_batch(sources, samples, 32)
     assert batch.shape == (16, 33)
     assert batch.dtype == np.int64

@@ -29,6 +29,7 @@ from xmodel.cli.common import (
     open_target,
 )
 from xmodel.cli.corpus import corpus
+from xmodel.cli.evaluate import evaluate
 from xmodel.cli.plan import plan
 from xmodel.cli.pretrain import pretrain
 from xmodel.cli.tokenizer import tokenizer
@@ -149,27 +150,7 @@ cli.add_command(pretrain)
 cli.add_command(plan)
 
 
-@cli.command()
-@TARGET
-@OVERRIDES
-@FOLDER
-@REDO
-@JSON
-def evaluate(target: str, overrides: tuple[str, ...], folder: str | None, redo: str | None, as_json: bool) -> None:
-    """Score the trained model: bits per byte, multiple choice, translation, each beside its chance level.
-
-    \b
-    Examples:
-      xmodel evaluate runs/quickstart
-      xmodel evaluate runs/quickstart evaluate.shots=[0,1,5] --json
-    """
-    from xmodel.evaluate.suites import results_table
-    from xmodel.stages import scores
-
-    opened = open_target(target, overrides, folder)
-    carry_out_stages(opened, ("evaluate",), redo)
-    rows = scores(opened)
-    click.echo(json.dumps(rows, ensure_ascii=False) if as_json else results_table(rows))
+cli.add_command(evaluate)
 
 
 @cli.group(cls=WithDefault)

@@ -40,30 +40,3 @@ def flops_per_token(model: Model, sequence_length: int) -> tuple[int, int]:
     n = parameters(model)["matmul"]
     attention = 12 * model.layers * model.hidden * sequence_length
     return 6 * n + attention, 6 * n + attention // 2
-
-
-def activation_bytes(model: Model, checkpointing: str = "none", element: int = 2, working: bool = True) -> int:
-    """Bytes that a training step keeps for each token of a micro-batch, all layers, without the output head.
-
-    An upper bound for a compiled block, which makes some of it again by itself.
-
-    Args:
-        checkpointing: none, selective or full, as `run_block` has them.
-        element: bytes of a number in the dtype of the matrix products; the residual stream is float32.
-        working: with what the backward pass makes again of one block while it is in it.
-    """
-    hidden, kv = model.hidden, model.kv_heads * (model.hidden // model.heads)
-    residual = 4 * hidden
-    products = element * (2 * hidden + 2 * kv + hidden + 2 * model.ffn)  # q, k, v; attention's output; gate, up
-    rest = 2 * (residual + element * hidden)  # in each norm: x / rms(x), and the result
-    rest += residual  # of the stream between attention and SwiGLU
-    rest += element * (hidden + kv)  # rotated q, k
-    rest += element * 2 * model.ffn  # silu(gate), and its product with up
-    block = {
-        "none": residual + products + rest,
-        "selective": residual + products + element * hidden,  # and the output of the last product
-        "full": residual,
-    }
-    final_norm = 2 * residual + element * hidden
-    working_on = block["none"] if working and checkpointing != "none" else 0
-    return model.layers * block[checkpointing] + final_norm + working_on

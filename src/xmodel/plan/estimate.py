@@ -11,7 +11,8 @@ from typing import Any
 from xmodel.errors import UserError
 from xmodel.hardware import GPUS, Gpu
 from xmodel.model.counts import flops_per_token, parameters
-from xmodel.plan.memory import GB, How, by_part, largest_micro_batch
+from xmodel.model.memory import How
+from xmodel.plan.memory import GB, by_part, largest_micro_batch
 from xmodel.recipe.presets import PRESETS, expand
 from xmodel.recipe.settings import Model, Recipe
 

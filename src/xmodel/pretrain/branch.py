@@ -13,12 +13,14 @@ from xmodel.errors import UserError
 from xmodel.files import read_json
 from xmodel.pretrain.checkpoint_files import damage
 from xmodel.pretrain.schedule import learning_rate
-from xmodel.recipe.batches import batch_size
+from xmodel.recipe.batches import batch_size, samples_through
 from xmodel.recipe.dump import recipe_diff
 from xmodel.recipe.load import load_recipe
+from xmodel.recipe.phases import mixture
 from xmodel.recipe.settings import Pretrain, Recipe
 
 FREE = ("steps", "schedule", "decay_steps", "decay_shape", "final_lr", "warmup_steps", "peak_lr")  # judged by the rates
+FREE_PHASES = ("phases",)  # judged by the mixture of every sample
 FREE_BATCHES = ("global_batch", "batch_warmup", "batch_warmup_steps")  # judged by the batch of every step
 
 
@@ -54,8 +56,8 @@ def _differences(old: Recipe, new: Recipe, step: int) -> list[str]:
         return [f"pretrain.steps: {new.pretrain.steps}, of which nothing is left"]
     found = recipe_diff(old.model, new.model, identity_only=True, path="model")
     found += recipe_diff(old.seed, new.seed, path="seed")
-    weights = [{source.name: source.weight for source in recipe.corpus.sources} for recipe in (old, new)]
-    found += ["corpus.sources: other weights"] if weights[0] != weights[1] else []
+    if _mixture_through(old, step) != _mixture_through(new, step):
+        found.append("corpus.sources or pretrain.phases: other weights")
     found += recipe_diff(_fixed(old.pretrain), _fixed(new.pretrain), identity_only=True, path="pretrain")
     steps = range(1, step + 1)
     for name, of_step in (("learning rate", learning_rate), ("batch", batch_size)):
@@ -66,7 +68,19 @@ def _differences(old: Recipe, new: Recipe, step: int) -> list[str]:
     return found
 
 
+def _mixture_through(recipe: Recipe, step: int) -> list[tuple[int, dict[str, float]]]:
+    """The stretches of the mixture that begin by then."""
+    end = samples_through(step, recipe.pretrain)
+    return [
+        (start, {name: weight for name, weight in weights.items() if weight})
+        for start, weights in mixture(recipe)
+        if start < end
+    ]
+
+
 def _fixed(train: Pretrain) -> Pretrain:
     """The settings without those that are compared step by step."""
     default = Pretrain()
-    return replace(train, branch_from="", **{name: getattr(default, name) for name in FREE + FREE_BATCHES})
+    return replace(
+        train, branch_from="", **{name: getattr(default, name) for name in FREE + FREE_PHASES + FREE_BATCHES}
+    )

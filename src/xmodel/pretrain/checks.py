@@ -17,14 +17,15 @@ from xmodel.recipe.phases import mixture
 from xmodel.recipe.settings import Recipe
 from xmodel.tokens.shards import open_sources, verify
 
-VERIFIED_BYTES = (
-    4 << 30
-)  # of shards that are verified without being asked: seconds; 4 TB would be an hour at each start
+VERIFIED_BYTES = 4 << 30  # of shards that are verified without being asked: seconds; 4 TB would take an hour
 MANY_EPOCHS = 4  # repeating text pays up to about here (arXiv 2305.16264)
 
 
-def check_before(recipe: Recipe, tokens_folder: Path, run_folder: Path, world: int) -> None:
-    """Refuse what cannot be trained, and say how often each source will be read.
+def check_before(recipe: Recipe, tokens_folder: Path, run_folder: Path, world: int) -> TrainingData:
+    """Refuse what cannot be trained.
+
+    Returns:
+        the data, opened.
 
     Raises:
         UserError: the world size does not divide the batch, token ids that the model has no embedding for, or a
@@ -52,14 +53,16 @@ def check_before(recipe: Recipe, tokens_folder: Path, run_folder: Path, world: i
                 f"model.vocab_size: {recipe.model.vocab_size:,}, but source {name!r} of {tokens_folder} has the id "
                 f"{largest:,}; it was encoded with another tokenizer: run the tokens stage again (--redo tokens)"
             )
-    log(f"pretrain: epochs of each source: {_epochs(recipe, data)}")
+    return data
 
 
-def _epochs(recipe: Recipe, data: TrainingData) -> str:
+def log_epochs(recipe: Recipe, data: TrainingData) -> None:
+    """Say how often each source will be read."""
     epochs = data.epochs(samples_through(recipe.pretrain.steps, recipe.pretrain))
     shown = ", ".join(f"{name} {count(round(times, 2))}" for name, times in epochs.items())
     often = [name for name, times in epochs.items() if times > MANY_EPOCHS]
-    return shown + (f"; more than {MANY_EPOCHS} teach little: {', '.join(often)}" if often else "")
+    warning = f"; more than {MANY_EPOCHS} teach little: {', '.join(often)}" if often else ""
+    log(f"pretrain: epochs of each source: {shown}{warning}")
 
 
 def verify_tokens(recipe: Recipe, tokens_folder: Path, rank: int, world: int) -> None:

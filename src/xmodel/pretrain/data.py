@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -109,9 +108,6 @@ class Batches:
 
     On CUDA the thread also copies, from one of two page-locked buffers and on a stream of its own, so that the batch of
     a step is on the device before the step before it ends. Tokens travel as int32.
-
-    Attributes:
-        waited: seconds for which `next` has waited for data so far.
     """
 
     def __init__(
@@ -123,7 +119,6 @@ class Batches:
         left_out: int,
         reader: ThreadPoolExecutor,
     ) -> None:
-        self.waited = 0.0
         self._data, self._settings, self._place, self._reader = data, settings, place, reader
         self._step, self._left_out = first, left_out
         self._buffers: dict[int, tuple[Tensor, torch.cuda.Event]] = {}  # page-locked, and when its copy is done
@@ -136,9 +131,7 @@ class Batches:
     def __next__(self) -> Tensor:
         if self._ahead is None:
             raise StopIteration
-        started = time.perf_counter()
         rows_BT = self._ahead.result()
-        self.waited += time.perf_counter() - started
         if self._stream is not None:  # the device waits for the copy, the host does not
             step_stream = torch.cuda.current_stream(self._place.device)
             step_stream.wait_stream(self._stream)

@@ -15,8 +15,9 @@ from torch import nn
 
 from xmodel.console import log
 from xmodel.errors import UserError
-from xmodel.model.counts import activation_bytes, parameters
+from xmodel.model.counts import parameters
 from xmodel.model.documents import model_inputs
+from xmodel.model.memory import How, saved_at_the_end, saved_per_token, weight_copies
 from xmodel.pretrain.parallel import Place
 from xmodel.recipe.batches import batch_sizes
 from xmodel.recipe.settings import Model, Pretrain
@@ -63,10 +64,8 @@ def fit_micro_batch(
     def fits(micro: int) -> bool:
         if place.device.type == "cpu" and micro > fitting:
             return False
-        return (
-            agreed_least(int(dry_run(model, micro, shape.context_length, place.device, moments, document_end)), place)
-            > 0
-        )
+        passed = dry_run(model, micro, shape.context_length, place.device, moments, document_end)
+        return agreed_least(int(passed), place) > 0
 
     if wanted and fits(wanted):
         return wanted
@@ -99,12 +98,16 @@ def divisors(number: int) -> list[int]:
 def memory_estimate(shape: Model, settings: Pretrain) -> tuple[int, int]:
     """Bytes that a training step takes: whatever the micro-batch is, and for each of its sequences.
 
-    Weights, gradients and two moments in float32, a copy of the weights in the dtype of the products, and the head's
-    gradient, which is made whole before it is added.
+    Weights, gradients and two moments in float32, copies of the weights as the products take them, the head's gradient,
+    which is made whole before it is added; and activations as an eager step keeps them: a compiled one keeps less.
     """
-    element = 4 if settings.precision == "fp32" else 2
-    fixed = (16 + element) * parameters(shape)["total"] + 4 * shape.vocab_size * shape.hidden
-    per_token = activation_bytes(shape, settings.activation_checkpointing, element) + 2 * element * shape.hidden
+    how = How(settings.precision, compiled=False, checkpointing=settings.activation_checkpointing)
+    at_once = shape.layers if how.checkpointing == "none" else 1  # blocks whose copies of the weights live together
+    per_token, once = saved_at_the_end(shape, how)
+    per_token += saved_per_token(shape, how) * shape.layers
+    if how.checkpointing != "none":  # what the backward pass makes again of the block that it is in
+        per_token += saved_per_token(shape, how._replace(checkpointing="none"))
+    fixed = 16 * parameters(shape)["total"] + weight_copies(shape, how) * at_once + once
     return fixed, per_token * shape.context_length
 
 

@@ -23,8 +23,8 @@ from xmodel.model.documents import model_inputs
 from xmodel.model.transformer import Transformer, compile_model
 from xmodel.pretrain.average import in_place_of_weights, update_average
 from xmodel.pretrain.checkpoint import Checkpointer
-from xmodel.pretrain.checks import check_before, verify_tokens
-from xmodel.pretrain.data import ValidationData, prefetched, valid_targets
+from xmodel.pretrain.checks import check_before, log_epochs, verify_tokens
+from xmodel.pretrain.data import TrainingData, ValidationData, prefetched, valid_targets
 from xmodel.pretrain.fit import fit_micro_batch
 from xmodel.pretrain.flops import peak_flops
 from xmodel.pretrain.garbage import garbage_held_back
@@ -65,13 +65,14 @@ def pretrain(recipe: Recipe, tokens_folder: Path, run_folder: Path, score: Score
         Interrupted: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
     with placed(recipe.pretrain) as place, stop_signal() as stop:
-        check_before(recipe, tokens_folder, run_folder, place.world)
+        data = check_before(recipe, tokens_folder, run_folder, place.world)
+        log_epochs(recipe, data)
         verify_tokens(recipe, tokens_folder, place.rank, place.world)
         again: Rewind | None = None
         while True:
             try:
                 with opened_metrics(run_folder, recipe, place.first) as metrics:
-                    return _train(recipe, tokens_folder, run_folder, score, place, stop, metrics, again)
+                    return _train(recipe, tokens_folder, data, run_folder, score, place, stop, metrics, again)
             except Rewind as spikes:
                 again = spikes.with_traceback(None)  # which would hold the old model
 
@@ -110,6 +111,7 @@ def train_step(run: Training, step: int, batch_BT: Tensor, watch: Watch) -> Tens
 def _train(
     recipe: Recipe,
     tokens_folder: Path,
+    data: TrainingData,
     run_folder: Path,
     score: Score,
     place: Place,
@@ -124,7 +126,7 @@ def _train(
 
     # ---- begin, or go on --------------------------------------------------------------------------------------------
     folder = run_folder / "checkpoints"
-    run = new_training(recipe, tokens_folder, place)
+    run = new_training(recipe, tokens_folder, data, place)
     model, guard = run.model, run.guard
     found = go_on(run, recipe, tokens_folder, folder)
     first = run.first
@@ -197,7 +199,7 @@ def _train(
 
             # ---- now and then ---------------------------------------------------------------------------------------
             end, due = step == settings.steps, step % settings.log_every == 0 or step == settings.steps
-            if due and progressed(guard, run.interval[1].item(), settings, step, saver.wait, run.left_out or []):
+            if due and progressed(guard, run.interval[1].item(), settings, step, saver.wait, run.left_out):
                 loss_sum, applied = run.interval.tolist()
                 seconds = time.perf_counter() - interval_started
                 speed = (tokens_through(step) - tokens_through(interval_step)) / seconds

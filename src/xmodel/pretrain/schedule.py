@@ -24,11 +24,11 @@ def learning_rate(step: int, settings: Pretrain) -> float:
     """
     if step <= settings.warmup_steps:
         return settings.peak_lr * step / settings.warmup_steps
-    if settings.schedule == "constant":
-        return settings.peak_lr
     begin = stable_end(settings)
+    if settings.schedule == "constant" or step <= begin:  # exactly: final_lr + (peak_lr - final_lr) may round above it
+        return settings.peak_lr
     shape = settings.decay_shape if settings.schedule == "wsd" else "cosine"
-    done = min(1.0, max(0, step - begin) / max(1, settings.steps - begin))
+    done = min(1.0, (step - begin) / max(1, settings.steps - begin))
     return settings.final_lr + (settings.peak_lr - settings.final_lr) * DECAYS[shape](done)
 
 

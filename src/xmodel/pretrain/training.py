@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from xmodel.pretrain.guard import Guard, Spans, new_guard
 from xmodel.pretrain.optim import make_optimizer
 from xmodel.pretrain.parallel import Place, distributed
 from xmodel.recipe.batches import samples_through
-from xmodel.recipe.phases import mixture
 from xmodel.recipe.settings import Model, Pretrain, Recipe
 from xmodel.tokens.shards import end_id
 
@@ -61,15 +60,14 @@ class Training:
     tokenizer: str | None
     micro: int
     first: int = 0
-    left_out: Spans | None = None
+    left_out: Spans = field(default_factory=list)
 
     @property
     def samples_left_out(self) -> int:
         """Samples that no step reads: those of the steps in `left_out`."""
-        through = samples_through
         return sum(
-            through(first + steps, self.settings) - through(first, self.settings)
-            for first, steps in self.left_out or []
+            samples_through(first + steps, self.settings) - samples_through(first, self.settings)
+            for first, steps in self.left_out
         )
 
     @property
@@ -79,7 +77,7 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """What `state.json` of a checkpoint says besides the step; the host waits for the device."""
-        return {"interval": self.interval.tolist(), "left_out": self.left_out or [], "tokenizer": self.tokenizer}
+        return {"interval": self.interval.tolist(), "left_out": self.left_out, "tokenizer": self.tokenizer}
 
 
 def new_model(shape: Model, settings: Pretrain, seed: int, device: torch.device) -> Transformer:
@@ -100,14 +98,14 @@ def new_model(shape: Model, settings: Pretrain, seed: int, device: torch.device)
     return model
 
 
-def new_training(recipe: Recipe, tokens_folder: Path, place: Place) -> Training:
+def new_training(recipe: Recipe, tokens_folder: Path, data: TrainingData, place: Place) -> Training:
     """The state before step 1.
 
     Raises:
-        UserError: a kernel or number format that this device does not have, or a source that is too short.
+        UserError: a kernel or number format that this device does not have.
     """
-    settings, shape, device = recipe.pretrain, recipe.model, place.device
-    model = new_model(shape, settings, recipe.seed, device)
+    settings, device = recipe.pretrain, place.device
+    model = new_model(recipe.model, settings, recipe.seed, device)
     trained = distributed(model, place, settings)  # before the optimizer: FSDP2 replaces the parameters
     return Training(
         settings=settings,
@@ -118,7 +116,7 @@ def new_training(recipe: Recipe, tokens_folder: Path, place: Place) -> Training:
         average=start_average(model, settings),
         guard=new_guard(settings.spike_window, device),
         interval=torch.zeros(2, dtype=torch.float64, device=device),
-        data=TrainingData(tokens_folder, mixture(recipe), recipe.seed, shape.context_length, settings.packing),
+        data=data,
         document_end=end_id(tokens_folder) if settings.document_mask else None,
         tokenizer=read_json(tokens_folder / "manifest.json").get("tokenizer"),
         micro=settings.micro_batch,

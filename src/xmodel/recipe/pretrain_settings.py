@@ -132,7 +132,8 @@ class Pretrain:
     spike_window: int = setting(128, "latest steps that mean and deviation are taken of", least=2)
     spike_rewind: int = setting(
         0,
-        "after so many skipped steps in a row, go back to the last checkpoint and leave out the data since; 0: never",
+        "after so many skipped steps in a row (looked at with each log line), go back to the last checkpoint and leave "
+        "out the data since; 0: never",
         least=0,
     )
     # ---- speed: how a step is carried out: rounding may differ in the last bits, what the run is does not.

@@ -118,20 +118,11 @@ class DataOrder:
         key = _mix(self._keys[source] + epoch.astype(np.uint64))
         return source, epoch, _permute(position, windows, self._sides[source], key)
 
-    def sample(self, i: int) -> Sample:
-        """Sample `i` of the run, from 0 on."""
-        return self._samples(np.array([i]))[0]
-
-    def step(self, step: int, global_batch: int) -> list[Sample]:
-        """The samples of a step, from 0 on: numbers step * global_batch up to (step + 1) * global_batch."""
-        return self.batch(step, global_batch, rank=0, world=1)
-
-    def batch(self, step: int, global_batch: int, rank: int, world: int) -> list[Sample]:
-        """Rank's share of a step: rows rank, rank + world, ... So every world size trains on the same global batch."""
-        return self.samples(step * global_batch, global_batch, rank, world)
-
     def samples(self, first: int, count: int, rank: int = 0, world: int = 1) -> list[Sample]:
-        """Rank's share of the `count` samples from number `first` on: every `world`-th, from the `rank`-th."""
+        """Rank's share of the `count` samples from number `first` on: every `world`-th, from the `rank`-th.
+
+        So every world size trains on the same global batches.
+        """
         return self._samples(np.arange(first + rank, first + count, world))
 
     def given(self, samples: int) -> dict[str, int]:
