@@ -30,6 +30,7 @@ from xmodel.cli.common import (
 )
 from xmodel.cli.corpus import corpus
 from xmodel.cli.evaluate import evaluate
+from xmodel.cli.importing import import_
 from xmodel.cli.plan import plan
 from xmodel.cli.pretrain import pretrain
 from xmodel.cli.tokenizer import tokenizer
@@ -149,8 +150,8 @@ _stage_command(
 cli.add_command(pretrain)
 cli.add_command(plan)
 
-
 cli.add_command(evaluate)
+cli.add_command(import_)
 
 
 @cli.group(cls=WithDefault)
