@@ -28,6 +28,7 @@ from xmodel.cli.common import (
     carry_out_stages,
     open_target,
 )
+from xmodel.cli.compare import compare
 from xmodel.cli.corpus import corpus
 from xmodel.cli.evaluate import evaluate
 from xmodel.cli.importing import import_
@@ -152,6 +153,7 @@ cli.add_command(plan)
 
 cli.add_command(evaluate)
 cli.add_command(import_)
+cli.add_command(compare)
 
 
 @cli.group(cls=WithDefault)
