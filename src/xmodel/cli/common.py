@@ -62,8 +62,15 @@ def open_target(target: str, overrides: tuple[str, ...], folder: str | None, pro
 
 
 def carry_out_stages(run: Any, wanted: tuple[str, ...], redo: str | None) -> list[dict[str, Any]]:
+    from xmodel.errors import UserError
     from xmodel.run import carry_out, locked
     from xmodel.stages import STAGES
+
+    if run.imported:
+        raise UserError(
+            f"{run.folder}: an imported model, which has no corpus and no stages; `xmodel evaluate {run.folder} "
+            f"--suite NAME` scores it; a recipe that `extends: {run.folder}/recipe.yaml` with corpus.sources trains it"
+        )
 
     with locked(run):
         return carry_out(run, STAGES, wanted, redo)

@@ -48,17 +48,18 @@ def model_card(run_folder: Path, checkpoint: Path, settings: Export) -> str:
     pretrain = recipe.get("pretrain") or {}
     train = Pretrain(**{field.name: pretrain[field.name] for field in fields(Pretrain) if field.name in pretrain})
     seen = samples_through(step, train) * model.context_length if step and "global_batch" in pretrain else None
-    languages = _languages(funnel)
+    initial = str(pretrain.get("init_from") or "")  # weights of others
+    languages = _languages(funnel) if funnel or not initial else []
     parts = [
         _front_matter(name, settings.licence, model, languages, rows),
         f"# {name}\n",
-        _summary(model, languages, step, seen),
+        _summary(model, languages, step, seen, initial),
         USE,
         _scores(rows),
-        _shape(model),
-        _training(run_folder, recipe, step, seen),
+        _shape(model, own_tokenizer=not (run_folder / "tokenizer" / "codec.json").is_file()),
+        _training(run_folder, recipe, step, seen) if step or not initial else "",
         _corpus(recipe, funnel, _optional(run_folder / "tokens" / "manifest.json"), seen),
-        _limits(recipe, settings.licence),
+        _limits(recipe, settings.licence) if funnel or not initial else _licence(settings.licence),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -86,8 +87,8 @@ def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 def _front_matter(
     name: str, licence: str, model: Model, languages: Sequence[str], rows: Sequence[dict[str, Any]]
 ) -> str:
-    matter: dict[str, Any] = {
-        "language": list(languages),
+    matter: dict[str, Any] = {"language": list(languages)} if languages else {}
+    matter |= {
         "license": licence,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -117,13 +118,19 @@ def _index_entry(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _summary(model: Model, languages: Sequence[str], step: int | None, seen: int | None) -> str:
+def _summary(model: Model, languages: Sequence[str], step: int | None, seen: int | None, initial: str) -> str:
     spoken = " and ".join(LANGUAGES.get(language, language) for language in languages)
     shape = "Qwen3" if model.qk_norm else "Llama"
     trained = f" Trained on {count(seen)} tokens ({step:,} steps)." if seen and step else ""
+    if initial and not step:
+        return (
+            f"A language model of {count(parameters(model)['total'])} parameters, imported into Xmodel-LM and written "
+            f"as it came. It has the shape of {shape} and needs no code of its own.\n"
+        )
+    origin = ("trained further from given weights" if initial else "pretrained from scratch") + " with Xmodel-LM"
     return (
-        f"A base language model of {count(parameters(model)['total'])} parameters for {spoken} text, pretrained from "
-        f"scratch with Xmodel-LM. It has the shape of {shape} and needs no code of its own.{trained}\n"
+        f"A base language model of {count(parameters(model)['total'])} parameters for {spoken} text, {origin}. It has "
+        f"the shape of {shape} and needs no code of its own.{trained}\n"
     )
 
 
@@ -188,7 +195,7 @@ def _error(value: float | None, scale: float, digits: int) -> str:
     return "" if value is None else f"{scale * value:.{digits}f}"
 
 
-def _shape(model: Model) -> str:
+def _shape(model: Model, own_tokenizer: bool) -> str:
     counts = parameters(model)
     rows = [
         ["parameters", f"{counts['total']:,}"],
@@ -198,7 +205,7 @@ def _shape(model: Model) -> str:
         ["SwiGLU width", model.ffn],
         ["query heads / key-value heads", f"{model.heads} / {model.kv_heads}"],
         ["context length", f"{model.context_length:,}"],
-        ["vocabulary", f"{model.vocab_size:,} (SentencePiece unigram, byte fallback)"],
+        ["vocabulary", f"{model.vocab_size:,}" + " (SentencePiece unigram, byte fallback)" * own_tokenizer],
         ["embeddings", "tied" if model.tied_embeddings else "untied"],
     ]
     return "## Model\n\n" + markdown_table(["", "#"], rows)
@@ -272,10 +279,12 @@ has not been trained to follow instructions, to refuse, or to be safe. It repeat
 states falsehoods fluently. It has only been scored on the languages and sets listed here; the standard errors say how
 far the scores can be trusted.
 {made_up if sandbox else ""}
-## Licence
-
-The weights are under `{licence}`. The texts of the corpus keep the licences of their sources.
+{_licence(licence)[:-1]} The texts of the corpus keep the licences of their sources.
 """
+
+
+def _licence(licence: str) -> str:
+    return f"## Licence\n\nThe weights are under `{licence}`.\n"
 
 
 def _languages(funnel: dict[str, Any]) -> list[str]:

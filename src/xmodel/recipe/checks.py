@@ -20,7 +20,8 @@ def check(recipe: Recipe, reading: Reading) -> None:
     """Note every problem of a resolved recipe in `reading`; what was refused before is not blamed twice."""
     if not RUN_NAME.fullmatch(recipe.name) or len(recipe.name.encode()) > 200:
         reading.report("name", f"`{recipe.name}` cannot name a folder; use letters, digits, `.`, `-` and `_`")
-    _check_corpus(recipe.corpus, reading)
+    if recipe.corpus.sources or not recipe.pretrain.init_from:  # an imported run has no corpus: `Run.imported`
+        _check_corpus(recipe.corpus, reading)
     _check_model(recipe, reading)
     _check_pretrain(recipe, reading)
     for path, values in (("evaluate.shots", recipe.evaluate.shots), ("evaluate.suites", recipe.evaluate.suites)):
@@ -255,6 +256,12 @@ def _check_options(recipe: Recipe, reading: Reading) -> None:
         "pretrain.batch_warmup",
         "pretrain.batch_warmup_steps",
         "pretrain.steps",
+    )
+    problem(
+        bool(train.init_from) and bool(train.branch_from),
+        "and branch_from are both given; branch_from goes on with a run's own steps, init_from begins with weights",
+        "pretrain.init_from",
+        "pretrain.branch_from",
     )
     problem(train.average_decay >= 1, "must be less than 1", "pretrain.average_decay")
     problem(train.muon_momentum >= 1, "must be less than 1", "pretrain.muon_momentum")
