@@ -6,6 +6,7 @@ C head size, N chosen rows.
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -61,6 +62,18 @@ class KVCache:
         """Count `new` tokens, which all layers have appended."""
         if layout is None or layout.columns_BT is None:
             self.length += new
+
+    def first_rows(self, rows: int) -> KVCache:
+        """The first rows as a cache of their own, in the same memory."""
+        view = copy.copy(self)
+        view.keys_LBKSC, view.values_LBKSC = self.keys_LBKSC[:, :rows], self.values_LBKSC[:, :rows]
+        return view
+
+    def fill(self, other: KVCache, length: int) -> None:
+        """Give every row the first `length` tokens of the only row of another cache."""
+        self.keys_LBKSC[:, :, :, :length] = other.keys_LBKSC[:, :, :, :length]
+        self.values_LBKSC[:, :, :, :length] = other.values_LBKSC[:, :, :, :length]
+        self.length = length
 
     def copy_rows(self, rows_N: Tensor, other: KVCache, others_N: Tensor, length: int) -> None:
         """Put the first `length` keys and values of other's rows into rows of this cache."""
