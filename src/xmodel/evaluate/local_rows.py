@@ -329,7 +329,9 @@ def _checked(row: dict[str, Any], folder: str, subset: str, where: str) -> dict[
         if folder == "arc_zh":
             allowed = LETTERS[: len(choices)]
         if not any(answer == value and type(answer) is type(value) for value in allowed):
-            raise UserError(f"{where}: {data.answer} is {answer!r}; it has to be one of {', '.join(map(repr, allowed))}")
+            raise UserError(
+                f"{where}: {data.answer} is {answer!r}; it has to be one of {', '.join(map(repr, allowed))}"
+            )
     if folder == "winogrande" and "_" not in row["sentence"]:
         raise UserError(f"{where}: sentence has no gap _")
     if folder == "xcopa_zh" and _field(row, "question", where) not in ("cause", "effect"):

@@ -138,7 +138,9 @@ def definitions(benchmark: Benchmark) -> dict[str, Path]:
         if found := LABEL.search(path.read_text(encoding="utf-8")):
             named[found[1]] = path
     if not named:
-        raise UserError(f"the installed lm-eval has no tasks {benchmark.files}; xmodel[harness] names a version that has")
+        raise UserError(
+            f"the installed lm-eval has no tasks {benchmark.files}; xmodel[harness] names a version that has"
+        )
     return named
 
 

@@ -63,11 +63,19 @@ def prepare(
         raise UserError(f"{folder}: no such folder; `xmodel evaluate layout` says what it has to hold")
     ready, missing = [], []
     for benchmark, names in selection.items():
+        absent: dict[str, str] = {}
         for name in names:
             try:
                 ready.append(_prepare(benchmark, name, folder, shots, run_code))
             except _Missing as what:
-                missing.append(f"{name}: {what}")
+                absent[name] = str(what)
+        if len(absent) > 1:
+            tasks = ", ".join(name.removeprefix(f"{benchmark.name}_") for name in absent)
+            missing.append(
+                f"{benchmark.name}: {len(absent)} of {len(names)} tasks ({tasks}); {next(iter(absent.values()))}"
+            )
+        else:
+            missing += [f"{name}: {what}" for name, what in absent.items()]
     return ready, missing
 
 
