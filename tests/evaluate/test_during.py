@@ -24,7 +24,7 @@ from xmodel.recipe.settings import Evaluate
 from xmodel.tokenizer.codec import Tokenizer
 
 KEYS = {"suite", "set", "language", "shots", "accuracy", "stderr", "chance", "items"}
-KEYS |= {"accuracy_norm", "gold_bpb", "gold_bpb_stderr"}
+KEYS |= {"accuracy_norm", "accuracy_norm_stderr", "gold_bpb", "gold_bpb_stderr"}
 
 
 @pytest.fixture(scope="module")

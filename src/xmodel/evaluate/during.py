@@ -38,8 +38,8 @@ def score_during(
 
     Returns:
         a function of the model. Its rows are for metrics.jsonl: `accuracy` (share 0 to 1) with `stderr`, `chance` and
-        `items`, `accuracy_norm` (by likelihood per byte), `gold_bpb` (bits per byte of the right choices) with
-        `gold_bpb_stderr`, and `suite`, `set`, `language` and `shots`.
+        `items`, `accuracy_norm` (by likelihood per byte) and `gold_bpb` (bits per byte of the right choices) with their
+        `_stderr`, and `suite`, `set`, `language` and `shots`.
 
     Raises:
         UserError: a name that nothing has, or question files that are missing or damaged.
@@ -123,6 +123,7 @@ def _row(questions: QuestionSet, scored: dict[str, Any]) -> Row:
         **about,
         "accuracy": rows["acc"]["value"],
         "accuracy_norm": rows["acc_norm"]["value"],
+        "accuracy_norm_stderr": rows["acc_norm"]["stderr"],
         "gold_bpb": rows["gold_bpb"]["value"],
         "gold_bpb_stderr": rows["gold_bpb"]["stderr"],
     }

@@ -5,31 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xmodel.report import charts, markup
-from xmodel.report.charts import INTERVAL
+from xmodel.report import markup
 from xmodel.report.markup import Html, coloured, element, join, missing, paragraph, table
-from xmodel.report.numbers import DASH, LANGUAGES, count, decimal, known, language, number, percent
+from xmodel.report.numbers import DASH, INTERVAL, LANGUAGES, count, decimal, known, language, number, percent
 from xmodel.report.read import Run
 
 SIZES = {"bits_per_byte": "bits per byte", "loss": "loss, nats per token", "perplexity": "perplexity"}
 ACCURACIES = ("acc", "acc_norm")
 MEASURES = {"chrf": "chrF"}
 CHRF_NOTE = "chrF: 0 to 100, greedy translations; chance: the score of answering with another item’s reference."
-
-
-def during(run: Run) -> Html:
-    """Scores while training, or nothing when none were taken."""
-    by_set = charts.progress_by_set(run)
-    if not by_set:
-        return Html("")
-    items = sorted({count(record.get("items")) for records in run.scores.values() for record in records}, key=len)
-    n = " to ".join(dict.fromkeys((items[0], items[-1])))
-    note = f"Each point of a set is n = {n} questions. Bands: ±{INTERVAL} standard errors; dashed grey: chance."
-    if any(record["step"] <= 0 for records in run.scores.values() for record in records):
-        note += " Step 0 has no place on a logarithmic axis."
-    figures = element("div", charts.progress(run), class_="figures")
-    multiples = element("div", by_set, class_="multiples")
-    return join([element("h3", "While training"), figures, multiples, paragraph(note, class_="note")])
 
 
 def final(run: Run) -> Html:
