@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from xmodel.console import log
 from xmodel.errors import UserError
 from xmodel.evaluate.choices import score_choices
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
@@ -131,16 +132,21 @@ def _draw(names: Sequence[str], folder: Path | None, limit: int) -> list[list[Dr
 
 
 def _score_benchmarks(subject: Subject, drawn: Sequence[Sequence[Drawn]]) -> list[Row]:
+    """A row for each benchmark; one that this model cannot be asked is left out aloud, and training goes on."""
     from xmodel.evaluate.harness import SubjectLM, most_new_tokens, score_task
     from xmodel.evaluate.paper import benchmark_rows
 
     lm, rows = SubjectLM(subject), []
     for parts in drawn:
-        fit = [part for part in parts if most_new_tokens(part.task) < lm.max_length]
-        results = [
-            row for prepared, task, places in fit for row in score_task(lm, prepared, task, places=places)["results"]
-        ]
-        benchmark = parts[0].prepared.benchmark
+        benchmark, results = parts[0].prepared.benchmark, []
+        try:
+            for prepared, task, places in parts:
+                if (room := most_new_tokens(task)) >= lm.max_length:
+                    raise UserError(f"it writes up to {room} tokens, and the model's context holds {lm.max_length}")
+                results += score_task(lm, prepared, task, places=places)["results"]
+        except UserError as error:
+            log(f"evaluate.during: {benchmark.name} is left out: {error}")
+            continue
         if len(parts) > 1:
             results = benchmark_rows(benchmark, results)
         if any(row["metric"] == benchmark.metric for row in results):

@@ -17,7 +17,7 @@ from xmodel.evaluate import paper
 from xmodel.evaluate.choices import mean_rows, score_choices
 from xmodel.evaluate.perplexity import perplexity
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
-from xmodel.evaluate.results import standing, write_task, write_tables
+from xmodel.evaluate.results import standing, write_tables, write_task
 from xmodel.evaluate.subjects import Subject
 from xmodel.evaluate.tasks import Prepared, definition_digest, open_task, prepare, rows_digest
 from xmodel.evaluate.translation import score_translation

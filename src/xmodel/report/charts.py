@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from xmodel.report.draw import HALF, Curve, lines, smooth
-from xmodel.report.markup import Html, figure, join
+from xmodel.report.markup import Html, element, figure, join
 from xmodel.report.numbers import LANGUAGES, decimal, known, number, percent, power, scaled, size
-from xmodel.report.read import Run
+from xmodel.report.read import CONTROLS, Run
 
 FAINT = "Raw values faint, moving mean bold."
-PHASES = "Rise, plateau and fall are expected: cosine schedule and decoupled weight decay can make them by themselves."
+PHASES = "Rise, plateau and fall: a falling rate with decoupled weight decay can make them by itself."
+CONTROL_NAMES = {"constant": "constant rate", "no-decay": "no decay"}
 PLATEAU = 0.01  # of the highest norm
 UPDATE = "How far one step moves the weights. "
 WAITING = "Share of the time for which the host stood still until the next batch was there."
@@ -39,7 +40,7 @@ def training(run: Run) -> Html:
     figures = [
         loss(run),
         bits_per_byte(run),
-        train_curve(run, "param_norm", "L2 norm of the parameters", norm_note(run), ending=1),
+        parameter_norm(run),
         train_curve(run, "grad_norm", "Gradient norm, before clipping", FAINT, smoothed=True, floor=0,
                     level=(clip, f"clip {clip:g}") if clip > 0 else None),
         train_curve(run, "update_norm", "L2 norm of an update", UPDATE + FAINT, smoothed=True, floor=0, y_format=power),
@@ -54,20 +55,55 @@ def training(run: Run) -> Html:
     return join(drawn for drawn in figures if drawn)
 
 
-def norm_note(run: Run) -> str:
+def parameter_norm(run: Run) -> Html:
+    """The L2 norm of the parameters, of control runs too, and how to make one."""
+    if not drawable(run.train, "param_norm"):
+        return Html("")
+    runs = {"": run.train} | {CONTROL_NAMES[what]: rows for what, rows in run.controls.items()}
+    curves = []
+    for name, rows in runs.items():
+        y = column(rows, "param_norm")
+        label = end_label(name, y, lambda value: decimal(value, 1))
+        colour = "muted" if name else "accent"
+        curves.append(Curve(column(rows, "tokens"), y, colour, label, dashed=name == CONTROL_NAMES["no-decay"]))
+    return _half("L2 norm of the parameters", "param-norm", curves, join([norm_phases(run), norm_cause(run)], " "))
+
+
+def norm_phases(run: Run) -> str:
     """The phases of the parameters' norm in words: how far it rises, how long it stays, how far it falls."""
     points = [
         (x, y) for x, y in zip(column(run.train, "tokens"), column(run.train, "param_norm"), strict=True) if known(y)
     ]
     if len(points) < 3:
-        return PHASES
+        return ""
     highest = max(y for _, y in points)
     near = [x for x, y in points if y >= (1 - PLATEAU) * highest]
     (_, first), (end, last) = points[0], points[-1]
     told = f"Rise from {decimal(first, 1)} until {scaled(near[0])} tokens, within {percent(PLATEAU, 0)} of its highest "
     told += f"({decimal(highest, 1)}) until {scaled(near[-1])}"
-    told += f", fall to {decimal(last, 1)}. " if near[-1] < end else ". "
-    return told + PHASES
+    return told + (f", fall to {decimal(last, 1)}." if near[-1] < end else ".")
+
+
+def norm_cause(run: Run) -> Html:
+    """What can make these phases, and the runs that tell: the ones that are not there yet, as commands."""
+    train = run.recipe.get("pretrain") or {}
+    causes = {
+        "constant": train.get("schedule", "constant") != "constant",
+        "no-decay": bool(train.get("weight_decay")),
+    }
+    wanted = [what for what, is_cause in causes.items() if is_cause and what not in run.controls]
+    if not any(causes.values()):
+        return Html("Neither a falling rate nor weight decay is at work here.")
+    if not wanted:
+        return Html("Grey: the control runs, which differ in the rate or the decay alone.")
+    commands = []
+    for what in wanted:
+        overrides = CONTROLS[what] + (
+            " pretrain.decay_steps=0" if train.get("decay_steps") and what == "constant" else ""
+        )
+        commands.append(element("code", f"xmodel run runs/{run.name}/recipe.yaml name={run.name}-{what} {overrides}"))
+    told = f"{PHASES} A control run tells, and is drawn here once it stands beside this one:"
+    return join([told, join(commands, " or ")], " ")
 
 
 def skipped(run: Run) -> Html:

@@ -30,7 +30,7 @@ def build_report(run_folder: Path) -> str:
         "Corpus": (bool(run.funnel), corpus.corpus(run)),
         "Tokenizer": (bool(run.tokenizer), sections.tokenizer(run)),
         "Training": (bool(run.train or run.validation), training(run)),
-        "Scores": (bool(run.results or run.scores), join([scores.final(run), progress.during(run)])),
+        "Scores": (bool(run.results or run.others or run.scores), join([scores.final(run), progress.during(run)])),
         "Samples": (bool(run.samples), sections.samples(run)),
         "Export": (bool(run.export), sections.export(run)),
         "Machine": (bool(run.info), sections.machine(run)),
