@@ -3,10 +3,10 @@
     python benchmarks/harness_equality.py --benchmarks DIR
     python benchmarks/harness_equality.py --benchmarks DIR --models llama --dtype bf16 --limit 20
 
-Two models are made with random weights, a Llama (ours, exported) and a GPT-NeoX (transformers'), with tokenizers trained
-on the rows themselves. Every task of the paper's suites whose rows are in DIR is scored twice, by both backends, from the
-same requests: log-likelihoods, choices and generated texts are compared one by one. With bf16 the harness runs in
-bfloat16 too, and the figures say how far two right computations differ in that format.
+Two models are made with random weights, a Llama (ours, exported) and a GPT-NeoX (transformers'), with tokenizers
+trained on the rows themselves. Every task of the paper's suites whose rows are in DIR is scored twice, by both
+backends, from the same requests: log-likelihoods, choices and generated texts are compared one by one. With bf16 the
+harness runs in bfloat16 too, and the figures say how far two right computations differ in that format.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def texts(folder: Path) -> list[str]:
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
         return [text for part in parts for text in strings(part)]
 
-    rows = (json.loads(line) for path in sorted(folder.rglob("*.jsonl")) for line in open(path, encoding="utf-8"))
-    return [text for row in rows for text in strings(row)]
+    lines = [line for path in sorted(folder.rglob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [text for line in lines for text in strings(json.loads(line))]
 
 
 def make_llama(folder: Path, corpus: Sequence[str]) -> None:
@@ -104,7 +104,7 @@ def make_neox(folder: Path, corpus: Sequence[str]) -> None:
 MODELS = {"llama": make_llama, "gpt-neox": make_neox}
 
 
-def hf_backend(folder: Path, dtype: str, batch: int) -> Any:
+def hf_backend(folder: Path, dtype: str, batch: int, context: int = CONTEXT) -> Any:
     """The harness's own backend; it imports accelerate, which scoring on one device does not use."""
     import transformers
 
@@ -117,12 +117,13 @@ def hf_backend(folder: Path, dtype: str, batch: int) -> Any:
             setattr(stand_in, name, None)
         stand_in.utils.get_max_memory = None  # pyright: ignore[reportAttributeAccessIssue]
         sys.modules |= {"accelerate": stand_in, "accelerate.utils": stand_in.utils}
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models import huggingface
 
     transformers.logging.set_verbosity_error()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=CONTEXT)
+    backend: Any = huggingface.HFLM
+    return backend(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=context)
 
 
 def requests_of(prepared: Prepared, limit: int | None) -> list[Any]:
@@ -158,7 +159,7 @@ def compare(ours: SubjectLM, theirs: Any, requests: Sequence[Any]) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--benchmarks", type=Path, required=True)
     parser.add_argument("--suites", default="paper")
     parser.add_argument("--models", default="llama,gpt-neox")

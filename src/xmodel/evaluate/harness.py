@@ -271,8 +271,8 @@ def score_task(
 def _aggregate(task: Any, metric: str, values: Sequence[Any]) -> dict[str, Any]:
     """The figure by the harness's own aggregation, and its standard error.
 
-    Of a mean: s / √n, as the harness has it. Of a perplexity: by the delta method. Of F1 and Matthews correlation, which
-    depend on the table of answers alone: by a bootstrap of that table.
+    Of a mean: s / √n, as the harness has it. Of a perplexity: by the delta method. Of F1 and Matthews correlation,
+    which depend on the table of answers alone: by a bootstrap of that table.
     """
     from lm_eval.api.metrics import mean
 

@@ -92,7 +92,7 @@ def tables(rows: Sequence[dict[str, Any]], name: str) -> list[Table]:
         rows: of `paper.summarise`.
         name: what our model is called.
     """
-    suites = [suite for suite in dict.fromkeys(row["suite"] for row in rows)]
+    suites = dict.fromkeys(row["suite"] for row in rows)
     return [_beside_published(suite, rows, name) for suite in suites if suite in PUBLISHED] + [_all_figures(rows)]
 
 

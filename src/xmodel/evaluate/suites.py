@@ -112,7 +112,7 @@ def prepare_suites(names: Sequence[str], benchmarks: Path | None, **options: Any
 def score_tasks(
     subject: Subject, ready: Sequence[Prepared], missing: Sequence[str], folder: Path, *, limit: int | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Score tasks of the harness one by one, each written to `folder` as it ends; what stands there is not scored again.
+    """Score tasks of the harness one by one, each written to `folder` as it ends; what stands there is skipped.
 
     Args:
         missing: lines about tasks that cannot be scored.
