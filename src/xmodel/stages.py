@@ -288,13 +288,16 @@ def final_table(run: Run) -> str:
             ):
                 rows.append([f"{label} ({language})", f"{last[key]:.3f}", f"from {first[key]:.3f}", unit])
     for row in scores(run):
-        if row["metric"] == "acc" and (row["set"].startswith("mean") or row["suite"] == "translation"):
-            shots = f", {row['shots']}-shot"
+        mean = row["set"].startswith("mean") and row["metric"] in ("acc", "mean")
+        if mean or (row["metric"] == "acc" and row["suite"] == "translation"):
+            shots = "" if row["shots"] is None else f", {row['shots']}-shot"
+            error = "" if row["stderr"] is None else f" ± {100 * row['stderr']:.1f}"
+            partial = ", partial" if row.get("partial") else ""
             rows.append(
                 [
-                    f"{row['set'].replace('_', ' ')} ({row['suite']}{shots})",
-                    f"{100 * row['value']:.1f} ± {100 * row['stderr']:.1f}",
-                    f"chance {100 * row['chance']:.1f}",
+                    f"{row['set'].replace('_', ' ')} ({row['suite']}{shots}{partial})",
+                    f"{100 * row['value']:.1f}{error}",
+                    "" if row["chance"] is None else f"chance {100 * row['chance']:.1f}",
                     f"% of {row['items']}",
                 ]
             )
