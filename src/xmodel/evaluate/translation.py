@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from xmodel.evaluate.questions import QuestionSet
-from xmodel.inference.engine import encode_prompt, generate_greedy
+from xmodel.inference.engine import encode_prompt
+from xmodel.inference.many import generate_many
 from xmodel.model.transformer import Transformer
 from xmodel.tokenizer.codec import Tokenizer
 
@@ -36,7 +37,7 @@ def score_translation(
     prompts = [encode_prompt(tokenizer, questions.prompt(item, shots), bos) for item in items]
     # A newline may share a piece with the punctuation before it.
     stop_ids = {tokenizer.eos_id, *(number for number, piece in enumerate(tokenizer.pieces) if b"\n" in piece)}
-    answers = generate_greedy(model, [ids[-fits:] for ids in prompts], max_new_tokens=room, stop_ids=stop_ids)
+    answers = generate_many(model, [ids[-fits:] for ids in prompts], max_new_tokens=room, stop_ids=stop_ids)
     outputs = [tokenizer.decode(ids).split("\n")[0].strip() for ids in answers]
 
     value, stderr = chrf(outputs, references)
