@@ -178,7 +178,7 @@ def test_figures_are_those_of_the_harness(both, folder: Path) -> None:
         result = score_task(ours, prepared, open_task(prepared))
         again = score_task(ours, prepared, task := open_task(prepared), places=range(len(task.task_docs)))
         assert again["items"] == result["items"]
-        found = {row["metric"]: row["value"] for row in result["results"]}
+        found = {row["metric"]: row["value"] for row in result["results"] if row["metric"] != "gold_bpb"}  # ours alone
         rest = {metric.replace(",none", "").replace(",remove_whitespace", ""): value for metric, value in golden[prepared.name].items()}
         for metric, value in found.items():
             key = "exact_match,strict-match" if (metric, prepared.name) == ("exact_match", "gsm8k") else metric
