@@ -13,7 +13,8 @@ import pytest
 from tiny import slow_logprobs, texts
 
 from xmodel.errors import UserError
-from xmodel.evaluate.perplexity import _spread, perplexity, ratio_and_error
+from xmodel.evaluate.perplexity import perplexity, ratio_and_error
+from xmodel.evaluate.texts import spread_rows
 
 
 def write(folder: Path, language: str, documents: list[str]) -> None:
@@ -80,10 +81,11 @@ def test_whole_documents_up_to_the_limit_in_each_language(model, tokenizer, tmp_
 @pytest.mark.parametrize("rows", [1, 2, 3, 10, 400])
 def test_any_number_of_documents_is_spread_evenly_over_the_file(rows: int, tmp_path: Path) -> None:
     write(tmp_path, "en", [f"text {row}" for row in range(rows)])
-    found = list(_spread(tmp_path / "en.parquet", block=7))
-    assert sorted(row for row, _, _ in found) == list(range(rows))
-    assert all(text == f"text {row}" for row, _, text in found)
-    first = sorted(row for row, _, _ in found[:20])
+    with pq.ParquetFile(tmp_path / "en.parquet") as file:
+        found = list(spread_rows(file, ["text"], block=7))
+    assert sorted(row for row, _ in found) == list(range(rows))
+    assert all(record == {"text": f"text {row}"} for row, record in found)
+    first = sorted(row for row, _ in found[:20])
     assert max(np.diff([-1, *first, rows]), default=1) <= max(2, rows // 20 * 3)
 
 

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from xmodel.cli import experiments
 from xmodel.cli.common import FOLDER, JSON, OVERRIDES, REDO, TARGET, WithDefault, carry_out_stages, open_target
 
 
@@ -35,3 +36,6 @@ def evaluate_run(target: str, overrides: tuple[str, ...], folder: str | None, re
     carry_out_stages(opened, ("evaluate",), redo)
     rows = scores(opened)
     click.echo(json.dumps(rows, ensure_ascii=False) if as_json else results_table(rows))
+
+
+experiments.add_to(evaluate)
