@@ -69,7 +69,7 @@ def test_a_shared_context_goes_through_the_model_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         Transformer,
         "hidden",
-        lambda self, tokens, cache=None: (seen.append(tokens.numel()), hidden(self, tokens, cache))[1],
+        lambda self, tokens, *rest: (seen.append(tokens.numel()), hidden(self, tokens, *rest))[1],
     )
     loglikelihood(MODEL, [(list(range(20)), [choice, 3]) for choice in range(4)])
     assert sum(seen) == 19 + 4 * 2  # all of the context but its last token; that one, and the choice but its last token
