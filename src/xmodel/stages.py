@@ -94,16 +94,13 @@ def _pretrain(run: Run, folder: Path) -> dict[str, Any]:
 
 def pretrain_here(run: Run) -> dict[str, Any]:
     """Train in this process: alone, or as one rank of torchrun."""
-    from xmodel.evaluate.suites import score_during
+    from xmodel.evaluate.during import score_during
     from xmodel.pretrain.loop import pretrain
     from xmodel.tokenizer.codec import Tokenizer
 
     tokenizer = Tokenizer.load(run.path("tokenizer"))
-    bos, limit = run.recipe.tokens.bos, run.recipe.evaluate.limit_during
-
-    def score(model: Any) -> list[dict[str, Any]]:
-        return score_during(model, tokenizer, run.path("corpus", "questions"), limit, bos) if limit else []
-
+    questions, bos = run.path("corpus", "questions"), run.recipe.tokens.bos
+    score = score_during(tokenizer, questions, run.recipe.evaluate, bos)
     return pretrain(run.recipe, run.path("tokens"), run.folder, score)
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from xmodel.console import progress, table
 from xmodel.errors import UserError
 from xmodel.evaluate.choices import mean_rows, score_choices
@@ -93,21 +91,6 @@ def translation(
     merged = _merge(generated)
     outputs, samples = merged["items"], [sample for part in generated for sample in part["samples"]]
     return _merge([ranking, merged | {"items": []}]) | {"outputs": outputs, "samples": samples}
-
-
-def score_during(
-    model: Transformer, tokenizer: Tokenizer, questions_folder: Path, limit: int, bos: bool
-) -> list[dict[str, Any]]:
-    """A quick look while training: 0-shot accuracy on the first `limit` items of every set, for metrics.jsonl.
-
-    The model may be compiled: scoring runs it as it is written, since requests come in too many shapes to compile.
-    """
-    sets = load_questions(questions_folder, limit=limit)
-    start = tokenizer.bos_id if bos else tokenizer.eos_id
-    with torch.compiler.set_stance("force_eager"):
-        rows = [score_choices(model, tokenizer, questions, 0, start)["results"][0] for questions in sets]
-    kept = ("set", "shots", "stderr", "chance", "items")
-    return [{"accuracy": row["value"]} | {key: row[key] for key in kept} for row in rows]
 
 
 def _choices(

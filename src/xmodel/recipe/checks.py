@@ -23,9 +23,7 @@ def check(recipe: Recipe, reading: Reading) -> None:
     _check_corpus(recipe.corpus, reading)
     _check_model(recipe, reading)
     _check_pretrain(recipe, reading)
-    for path, values in (("evaluate.shots", recipe.evaluate.shots), ("evaluate.suites", recipe.evaluate.suites)):
-        if reading.sound(path) and len(set(values)) < len(values):
-            reading.report(path, "the same value is given twice")
+    _check_evaluate(recipe, reading)
 
 
 def _check_corpus(corpus: Corpus, reading: Reading) -> None:
@@ -199,6 +197,20 @@ def _check_phases(recipe: Recipe, reading: Reading) -> None:
         else:
             none = [name for name in sources if not phase.weights.get(name)]
             _check_weights(phase.weights, f"{path}.weights", (f"{path}.weights." + "{}").format, none, reading)
+
+
+def _check_evaluate(recipe: Recipe, reading: Reading) -> None:
+    wanted, interval = recipe.evaluate, recipe.pretrain.eval_every
+    for path, values in (("shots", wanted.shots), ("suites", wanted.suites), ("during", wanted.during)):
+        if reading.sound(f"evaluate.{path}") and len(set(values)) < len(values):
+            reading.report(f"evaluate.{path}", "the same value is given twice")
+    path = "evaluate.during_every"
+    if wanted.during_every and reading.sound(path, "pretrain.eval_every"):
+        if not interval:
+            reading.report(path, "is given, but pretrain.eval_every is 0: there are no evaluations in between")
+        elif wanted.during_every % interval:
+            every = f"{number(wanted.during_every)} is no multiple of pretrain.eval_every ({number(interval)})"
+            reading.report(path, f"{every}: scores are taken with an evaluation")
 
 
 def _check_options(recipe: Recipe, reading: Reading) -> None:
