@@ -13,7 +13,8 @@ import pytest
 from tiny import slow_logprobs, texts
 
 from xmodel.errors import UserError
-from xmodel.evaluate.perplexity import perplexity, ratio_and_error
+from xmodel.evaluate.choices import ratio_and_error
+from xmodel.evaluate.perplexity import perplexity
 from xmodel.evaluate.texts import spread_rows
 
 

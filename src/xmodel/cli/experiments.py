@@ -374,15 +374,17 @@ def diff(a: Path, b: Path, markdown_file: str | None, html_file: str | None, as_
       xmodel evaluate diff evaluations/qwen runs/a/evaluations/step-1400 --html diff.html
     """
     from xmodel.evaluate.diff import diff as compare
-    from xmodel.evaluate.diff import diff_table, html_page, markdown, read_measured
+    from xmodel.evaluate.diff import diff_table, read_measured
+    from xmodel.evaluate.results import as_html, as_markdown, as_text
     from xmodel.files import atomic_write
 
     found = compare(read_measured(a), read_measured(b))
-    for path, page in ((markdown_file, markdown), (html_file, html_page)):
+    page = [diff_table(found, str(a), str(b))]
+    for path, written in ((markdown_file, as_markdown), (html_file, as_html)):
         if path:
             with atomic_write(Path(path), "w") as stream:
-                stream.write(page(found, str(a), str(b)))
-    click.echo(json.dumps(found, ensure_ascii=False) if as_json else diff_table(found, str(a), str(b)))
+                stream.write(written(page, f"{a} and {b}"))
+    click.echo(json.dumps(found, ensure_ascii=False) if as_json else as_text(page))
 
 
 def add_to(group: click.Group) -> None:

@@ -32,15 +32,15 @@ def with_scores(found: dict[str, Any], measured: dict[Key, Measured]) -> list[di
         measured: of `read_measured`, whose item ids are those of `found`.
 
     Returns:
-        Rows with set, shots, metric, and for `all`, `clean` and `contaminated` the items, value and stderr (None where
-        there is no such item, or but one).
+        Rows of right-or-wrong metrics with set, shots, metric, and for `all`, `clean` and `contaminated` the items,
+        value and stderr (None where there is no such item, or but one).
     """
     dirty: dict[str, set[str]] = {}
     for item in found["items"]:
         dirty.setdefault(item["set"], set()).add(item["id"])
     rows = []
     for (name, shots, metric), scores in measured.items():
-        if name not in dirty or scores.weights_N is not None or not dirty[name] & set(scores.ids):
+        if name not in dirty or not scores.binary or not dirty[name] & set(scores.ids):
             continue
         parts: dict[str, list[float]] = {"all": [], "clean": [], "contaminated": []}
         for item, value in zip(scores.ids, scores.values_N.tolist(), strict=True):

@@ -6,9 +6,6 @@ and the standard error of the difference is smaller than that of two scores apar
 
 from __future__ import annotations
 
-import gzip
-import html
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,17 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xmodel.console import table
-from xmodel.errors import MachineError, UserError
-from xmodel.evaluate.perplexity import ratio_and_error
+from xmodel.errors import UserError
+from xmodel.evaluate.choices import ratio_and_error
+from xmodel.evaluate.results import ITEMS, Table, read_items
 from xmodel.files import read_json
 
 DRAWS = 9_999  # sign flips of a permutation test
 RESAMPLES = 2_000  # of a bootstrap interval
 EXACT = 13  # so few items have fewer than `DRAWS` ways to flip: all are taken
-RECORDS = (".items.jsonl.zst", ".items.jsonl.gz", ".items.jsonl")
-SETTINGS = ("window", "stride", "documents", "limit", "shots")  # with others, figures are of something else
-BINARY = {"acc": "picked", "acc_norm": "picked_norm"}
+SETTINGS = ("window", "stride", "documents")  # of perplexity; with others, figures are of something else
+PICKS = {"acc": "picked", "acc_norm": "picked_norm"}
 MEANS = ("gold_bpb", "sentence_chrf")  # means over items of what their records hold
 LOWER_IS_BETTER = ("bits_per_byte", "gold_bpb")
 SHOWN_FLIPS = 10
@@ -67,17 +63,22 @@ def read_measured(where: Path) -> dict[Key, Measured]:
     found: dict[Key, Measured] = {}
     for path in paths:
         content = read_json(path)
-        if not isinstance(content, dict) or not isinstance(rows := content.get("results", content.get("rows")), list):
+        if not isinstance(content, dict) or not isinstance(rows := content.get("results"), list):
             continue
-        known = {(row.get("set"), row.get("shots", 0)): row for row in reversed(rows) if isinstance(row, dict)}
+        known: dict[str, dict[int, list[str]]] = {}  # of the rows: set, shots, metrics
+        for row in rows:
+            known.setdefault(row["set"], {}).setdefault(row.get("shots") or 0, []).append(row["metric"])
+        beside = path.with_name(path.stem + ITEMS).is_file()
+        items = content.get("items") or (read_items(path.parent, path.stem) if beside else [])
         settings = {name: value for name, value in content.get("settings", {}).items() if name in SETTINGS}
         groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
-        for part, records in enumerate((content.get("items") or _records(path), content.get("outputs", []))):
+        for part, records in enumerate((items, content.get("outputs", []))):
             for record in records:
                 name = _set_of(record, known) or path.stem
-                groups.setdefault((name, record.get("shots", known_shots(known, name)), part), []).append(record)
+                shots = record.get("shots", next(iter(known.get(name, (0,)))))
+                groups.setdefault((name, shots, part), []).append(record)
         for (name, shots, _), own in groups.items():
-            for metric, measured in _measures(own, known.get((name, shots), {}), settings):
+            for metric, measured in _measures(own, known.get(name, {}).get(shots, []), settings):
                 if (name, shots, metric) in found:
                     raise UserError(f"{path}: {name} ({shots}-shot, {metric}) stands in {where} twice; name one file")
                 found[name, shots, metric] = measured
@@ -86,49 +87,26 @@ def read_measured(where: Path) -> dict[Key, Measured]:
     return found
 
 
-def known_shots(known: dict[tuple[Any, Any], Any], name: str) -> int:
-    """The number of shots of a set whose records do not state it."""
-    return next((shots or 0 for other, shots in known if other == name), 0)
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """The item records beside a results file."""
-    for suffix in RECORDS:
-        beside = path.with_name(path.stem + suffix)
-        if not beside.is_file():
-            continue
-        try:
-            if suffix.endswith(".zst"):
-                import pyarrow as pa
-
-                with pa.input_stream(str(beside), compression="zstd") as stream:
-                    data = stream.read()
-            else:
-                data = gzip.decompress(beside.read_bytes()) if suffix.endswith(".gz") else beside.read_bytes()
-            return [json.loads(line) for line in data.splitlines() if line.strip()]
-        except (OSError, ValueError, EOFError) as error:
-            raise MachineError(f"{beside}: damaged ({' '.join(str(error).split())[:120]})") from None
-    return []
-
-
-def _set_of(record: dict[str, Any], known: dict[tuple[Any, Any], Any]) -> str | None:
-    """The set of a record: stated, or the beginning of its id (`facts_en/test/0`), or its language (held-out text)."""
-    if isinstance(record.get("set"), str):
-        return record["set"]
+def _set_of(record: dict[str, Any], known: dict[str, Any]) -> str | None:
+    """The set of a record: the beginning of its id (`facts_en/test/0`), or of held-out text its language."""
     if "nats" in record:
-        name = next((str(name) for name, _ in known), "text")
-        return f"{name}_{record['language']}"
+        return f"{next(iter(known), 'text')}_{record['language']}"
     name = str(record["id"]).rsplit("/", 2)[0]
-    return name if any(name == other for other, _ in known) else None
+    return name if name in known else None
 
 
 def _measures(
-    records: Sequence[dict[str, Any]], row: dict[str, Any], settings: dict[str, Any]
+    records: Sequence[dict[str, Any]], metrics: Sequence[str], settings: dict[str, Any]
 ) -> Iterator[tuple[str, Measured]]:
+    """Every metric of one set's records.
+
+    Args:
+        metrics: of the set's result rows.
+    """
     records = sorted(records, key=lambda record: str(record["id"]))
     ids = [str(record["id"]) for record in records]
 
-    def of(values: Sequence[Any], same: str, weights: np.ndarray | None = None) -> Measured:
+    def of(values: Sequence[Any], same: str = "answer", weights: np.ndarray | None = None) -> Measured:
         equal = [record.get(same) for record in records]
         return Measured(ids, np.array(values, np.float64), weights, equal, settings)
 
@@ -136,14 +114,15 @@ def _measures(
     if "nats" in first:
         sizes = np.array([record["bytes"] for record in records], np.float64)
         yield "bits_per_byte", of([record["nats"] / math.log(2) for record in records], "bytes", sizes)
-    if "right" in first:
-        yield str(row.get("metric", "score")), of([record["right"] for record in records], "answer")
-    for metric, pick in BINARY.items():
-        if "answer" in first and pick in first and not ("right" in first and metric == row.get("metric")):
-            yield metric, of([record[pick] == record["answer"] for record in records], "answer")
-    for metric in MEANS:
-        if metric in first:
-            yield metric, of([record[metric] for record in records], "answer")
+        return
+    main = next((name for name in ("acc", "exact_match") if name in metrics), "acc")
+    for metric in dict.fromkeys([main, *metrics, *PICKS, *MEANS]):
+        if metric in PICKS and PICKS[metric] in first and "right" not in first:
+            yield metric, of([record[PICKS[metric]] == record["answer"] for record in records])
+        elif metric == main and "right" in first:
+            yield metric, of([record["right"] for record in records])
+        elif isinstance(first.get(metric), int | float):
+            yield metric, of([record[metric] for record in records])
 
 
 def diff(a: dict[Key, Measured], b: dict[Key, Measured]) -> dict[str, Any]:
@@ -153,7 +132,7 @@ def diff(a: dict[Key, Measured], b: dict[Key, Measured]) -> dict[str, Any]:
         results: a row for each set, number of shots and metric that both have: set, shots, metric, a, b, value (b − a),
             stderr (of the paired difference), low and high (95 %, bootstrap over items), p, p_holm (Holm's correction
             over the rows of the metric), test, items, won and lost (items that only B, only A has right).
-        flips: per row with such items their ids. only_a, only_b: sets that the other lacks.
+        flips: per row with such items their ids. only_a, only_b: (set, shots) that the other lacks.
 
     Raises:
         UserError: nothing in common, or a set with other items, shots or settings on the two sides.
@@ -177,8 +156,10 @@ def diff(a: dict[Key, Measured], b: dict[Key, Measured]) -> dict[str, Any]:
         own = [row for row in rows if row["metric"] == metric]
         for row, p in zip(own, holm([row["p"] for row in own]), strict=True):
             row["p_holm"] = p
-    only = ([list(key) for key in side if key not in other] for side, other in ((a, b), (b, a)))
-    return {"results": rows, "flips": flips} | dict(zip(("only_a", "only_b"), only, strict=True))
+    asked = [dict.fromkeys(key[:2] for key in side) for side in (a, b)]
+    only = {"only_a": [one for one in asked[0] if one not in asked[1]]}
+    only["only_b"] = [one for one in asked[1] if one not in asked[0]]
+    return {"results": rows, "flips": flips} | only
 
 
 def _shots(numbers: set[int]) -> str:
@@ -299,7 +280,7 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
     """The rows for people: shares in percent, a star where the corrected p is below 0.05."""
     lines = []
     for row in result["results"]:
-        share = row["test"].startswith("McNemar") or row["metric"] in BINARY
+        share = row["test"].startswith("McNemar") or row["metric"] in PICKS
         scale, digits = (100, 1) if share else (1, 4 if row["metric"] in LOWER_IS_BETTER else 2)
         error = "" if row["stderr"] is None else f" ± {scale * row['stderr']:.{digits}f}"
         star = " *" if row["p_holm"] < 0.05 else ""
@@ -320,56 +301,27 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
-def notes(result: dict[str, Any], a: str, b: str) -> list[str]:
-    """What the table means, and what it leaves out."""
+def notes(result: dict[str, Any]) -> list[str]:
+    """What the table means, what it leaves out, and the first items that flipped."""
     lines = [
-        f"A: {a}. B: {b}. Differences are paired by item: ± standard error, 95 % by bootstrap over items; p by "
-        "McNemar's exact test where items are right or wrong, else by sign flips; Holm's correction over the rows of "
-        "a metric, * below 0.05."
+        "Differences are paired by item: ± standard error, 95 % by bootstrap over items; p by McNemar's exact test "
+        "where items are right or wrong, else by sign flips; Holm's correction over the rows of a metric, * below 0.05."
     ]
     if any(row["metric"] in LOWER_IS_BETTER for row in result["results"]):
         lines.append("Of bits per byte less is better.")
     for side, label in (("only_a", "A"), ("only_b", "B")):
         if result[side]:
-            named = ", ".join(dict.fromkeys(f"{name} ({shots}-shot)" for name, shots, _ in result[side]))
+            named = ", ".join(f"{name} ({shots}-shot)" for name, shots in result[side])
             lines.append(f"Only {label} has {named}.")
-    return lines
-
-
-def diff_table(result: dict[str, Any], a: str, b: str) -> str:
-    """For a terminal, with the first items that flipped."""
-    parts = [table(HEADERS, cells(result)), *notes(result, a, b)]
     for row in result["flips"]:
         for side, label in (("won", "won by B"), ("lost", "lost by B")):
             ids, more = row[side][:SHOWN_FLIPS], len(row[side]) - SHOWN_FLIPS
-            if ids and row["metric"] == "acc":
+            if ids and row["metric"] in ("acc", "exact_match"):
                 tail = f" and {more} more (--json has all)" if more > 0 else ""
-                parts.append(f"{row['set']} ({row['shots']}-shot), {label}: {', '.join(ids)}{tail}")
-    return "\n".join(parts)
+                lines.append(f"{row['set']} ({row['shots']}-shot), {label}: {', '.join(ids)}{tail}")
+    return lines
 
 
-def markdown(result: dict[str, Any], a: str, b: str) -> str:
-    """As a Markdown table."""
-    rows = [HEADERS, ["---", "--:", "---", *["--:"] * 9], *cells(result)]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([*lines, "", *notes(result, a, b), ""])
-
-
-def html_page(result: dict[str, Any], a: str, b: str) -> str:
-    """As a page of its own."""
-
-    def line(row: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-    style = (
-        "body{font:14px system-ui,sans-serif;margin:2em}table{border-collapse:collapse}"
-        "td,th{padding:.25em .7em;text-align:right;border-bottom:1px solid #ddd}"
-        "td:first-child,th:first-child,td:nth-child(3),th:nth-child(3){text-align:left}"
-    )
-    body = "".join(line(row, "td") for row in cells(result))
-    said = "".join(f"<p>{html.escape(note)}</p>" for note in notes(result, a, b))
-    title = html.escape(f"{a} → {b}")
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
-        f"<h1>{title}</h1><table><thead>{line(HEADERS, 'th')}</thead><tbody>{body}</tbody></table>{said}</html>\n"
-    )
+def diff_table(result: dict[str, Any], a: str, b: str) -> Table:
+    """For `as_text`, `as_markdown` and `as_html`."""
+    return Table(f"From A, {a}, to B, {b}", list(HEADERS), cells(result), notes(result))

@@ -21,6 +21,7 @@ import torch
 
 from xmodel.console import progress, table
 from xmodel.errors import UserError
+from xmodel.evaluate.choices import ratio_and_error
 from xmodel.evaluate.scorer import BUDGET, target_logprobs
 from xmodel.evaluate.texts import Text, read_texts
 from xmodel.model.documents import document_starts
@@ -163,23 +164,13 @@ def ratio_rows(
         "perplexity": (perplexity, None if loss_error is None else perplexity * loss_error),
         "bits_per_byte": (per_byte, per_byte_error),
     }
-    amounts = {"documents": len(nats), "tokens": int(tokens.sum()), "bytes": int(sizes.sum())}
+    amounts: dict[str, float] = {"documents": len(nats), "tokens": int(tokens.sum()), "bytes": int(sizes.sum())}
     if seconds is not None:
         amounts["seconds"] = round(seconds, 2)
     return [
         {"set": name, "language": language, "metric": metric, "value": value, "stderr": error, **amounts}
         for metric, (value, error) in measures.items()
     ]
-
-
-def ratio_and_error(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float | None]:
-    """Σx / Σy over independent pairs and its standard error by the delta method (None for a single pair)."""
-    n, total = len(numerators), float(denominators.sum())
-    ratio = float(numerators.sum()) / total
-    if n < 2:
-        return ratio, None
-    residuals = numerators - ratio * denominators
-    return ratio, math.sqrt(n / (n - 1) * float((residuals**2).sum())) / total
 
 
 def encode_texts(
