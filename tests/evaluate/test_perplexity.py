@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import chain, count, pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import slow_logprobs, texts
 
 from xmodel.errors import UserError
 from xmodel.evaluate.choices import ratio_and_error
-from xmodel.evaluate.perplexity import perplexity
-from xmodel.evaluate.texts import spread_rows
+from xmodel.evaluate.perplexity import (
+    Encoded,
+    encode_texts,
+    perplexity,
+    perplexity_table,
+    score_documents,
+    windows,
+)
+from xmodel.evaluate.texts import Text, spread_rows
+from xmodel.model.checkpoint_io import save_model
 
 
 def write(folder: Path, language: str, documents: list[str]) -> None:
@@ -112,3 +124,148 @@ def test_error_of_a_ratio_is_that_of_repeated_samples() -> None:
         ratios.append(ratio)
         errors.append(error)
     assert np.mean(errors) == pytest.approx(np.std(ratios), rel=0.05)
+
+
+# ── Any text, any window ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encoded(tokenizer, documents: list[str], language: str = "en") -> list[Encoded]:
+    return [
+        Encoded(f"d{n}", language, f"s{n % 2}", (0, n), np.array(tokenizer.encode(text)), len(text.encode()))
+        for n, text in enumerate(documents)
+    ]
+
+
+def sliding(model, ids: list[int], window: int, stride: int) -> np.ndarray:
+    """The loop of transformers' guide to the perplexity of fixed-length models, max_length = window + 1."""
+    nats, scored = [], 1
+    for begin in range(0, len(ids), stride):
+        end = min(begin + window + 1, len(ids))
+        new = end - scored
+        if new > 0:
+            nats.append(-slow_logprobs(model, ids[begin:end]).numpy()[-new:])
+        scored = end
+        if end == len(ids):
+            break
+    return np.concatenate(nats)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(64, 64), (64, 16), (48, 20), (64, 1), (7, 3), (1, 1)])
+@pytest.mark.parametrize("layout", ["apart", "stream"])
+def test_windows_equal_the_plain_loop(model, tokenizer, layout: str, window: int, stride: int) -> None:
+    documents = [texts()[n] for n in (0, 30, 60)] + [" ".join(texts()[3:6])]
+    result = score_documents(
+        model, tokenizer, True, encoded(tokenizer, documents), layout=layout, window=window, stride=stride
+    )
+    ids = [tokenizer.encode(text) for text in documents]
+    if layout == "apart":
+        parts = [sliding(model, [tokenizer.bos_id, *document], window, stride) for document in ids]
+    else:
+        whole = [[tokenizer.bos_id, *document, tokenizer.eos_id] for document in ids]
+        nats = sliding(model, [tokenizer.eos_id, *chain(*whole)], window, stride)
+        parts = np.split(nats, np.cumsum([len(document) for document in whole])[:-1])
+    assert [item["tokens"] for item in result["items"]] == [len(part) for part in parts]
+    for item, part in zip(result["items"], parts, strict=True):
+        assert item["nats"] == pytest.approx(part.sum(), abs=2e-3)
+    assert result["settings"]["window"] == window
+    assert result["settings"]["stride"] == stride
+
+
+def test_equals_transformers_on_an_exported_model(model, tokenizer, tmp_path: Path) -> None:
+    """Its own labels, its own loss: -100 for the context, the mean over the rest."""
+    transformers = pytest.importorskip("transformers")
+    save_model(model, tmp_path)
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    text, window, stride = " ".join(texts()[:6]), 40, 13
+    ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(text)]])
+    total, scored, previous = 0.0, 0, 0
+    for begin in range(0, ids.shape[1], stride):
+        end = min(begin + window + 1, ids.shape[1])
+        labels = ids[:, begin:end].clone()
+        labels[:, : -(end - previous)] = -100
+        count = int((labels[:, 1:] != -100).sum())
+        with torch.no_grad():
+            total += float(theirs(ids[:, begin:end], labels=labels).loss) * count
+        scored, previous = scored + count, end
+        if end == ids.shape[1]:
+            break
+    result = score_documents(
+        model, tokenizer, True, encoded(tokenizer, [text]), layout="apart", window=window, stride=stride
+    )
+    row = result["results"][0]
+    assert row["tokens"] == scored == ids.shape[1] - 1
+    assert row["value"] == pytest.approx(total / scored, rel=1e-5)
+    assert row["stderr"] is None
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.data())
+@settings(max_examples=200, deadline=None)
+def test_windows_score_every_token_once(length: int, window: int, data: st.DataObject) -> None:
+    stride = data.draw(st.integers(1, window))
+    found = list(windows(length, window, stride))
+    assert [place for _, scored, end in found for place in range(scored, end)] == list(range(length))
+    assert all(begin <= scored < end <= begin + window for begin, scored, end in found)
+    assert all(end - begin == window for begin, _, end in found[:-1])
+    assert all(end - scored == stride for _, scored, end in found[1:-1])
+
+
+def test_a_smaller_stride_scores_the_same_tokens_from_more_context(model, tokenizer) -> None:
+    documents = encoded(tokenizer, [" ".join(texts()[:8])])
+    losses = [
+        score_documents(model, tokenizer, True, documents, layout="apart", window=32, stride=stride)["results"][0]
+        for stride in (32, 1)
+    ]
+    assert losses[0]["tokens"] == losses[1]["tokens"]
+    assert losses[0]["value"] != losses[1]["value"]
+
+
+def test_order_and_batches_do_not_matter_where_documents_stand_apart(model, tokenizer, monkeypatch) -> None:
+    documents = encoded(tokenizer, texts()[:40])
+    first = score_documents(model, tokenizer, True, documents, layout="apart")["items"]
+    monkeypatch.setattr("xmodel.evaluate.perplexity.BUDGET", 100)
+    again = score_documents(model, tokenizer, True, documents[::-1], layout="apart")["items"]
+    for one, other in zip(first, again[::-1], strict=True):
+        assert one["id"] == other["id"]
+        assert one["nats"] == pytest.approx(other["nats"], abs=2e-3)
+
+
+def test_languages_sources_and_their_sums(model, tokenizer) -> None:
+    documents = encoded(tokenizer, texts()[:9]) + encoded(tokenizer, texts()[95:99], "zh")
+    result = score_documents(model, tokenizer, True, documents, layout="apart")
+    rows = {(row["language"], row.get("source"), row["metric"]): row for row in result["results"]}
+    assert {key[:2] for key in rows} == {(code, part) for code in ("en", "zh") for part in (None, "s0", "s1")}
+    for code in ("en", "zh"):
+        whole, *parts = (rows[code, part, "bits_per_byte"] for part in (None, "s0", "s1"))
+        assert whole["bytes"] == sum(part["bytes"] for part in parts)
+        assert whole["value"] * whole["bytes"] == pytest.approx(sum(part["value"] * part["bytes"] for part in parts))
+        assert all(part["stderr"] > 0 for part in parts)
+    shown = perplexity_table(result).splitlines()
+    assert len(shown) == 2 + 6 + 1
+    assert "window 64, stride 64" in shown[-1]
+
+
+def test_reading_stops_when_every_language_has_enough(tokenizer) -> None:
+    def endless() -> Iterator[Text]:
+        for n in count():
+            yield Text(
+                f"{n}", "Mira went to Oslo." if n % 3 else "小林去了北京。", "zh" if n % 3 == 0 else "en", "", (0, n)
+            )
+
+    found = encode_texts(endless(), tokenizer, limit=100)
+    for code in ("en", "zh"):
+        sizes = [len(document.ids) for document in found if document.language == code]
+        assert sum(sizes[:-1]) < 100 <= sum(sizes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"window": 65}, "--window 65: it has to lie between 1 and the model's context of 64"),
+        ({"stride": 65}, "--stride 65: it has to lie between 1 and the window of 64"),
+        ({"window": 8, "stride": 9}, "the window of 8"),
+        ({"layout": "masked", "stride": 8}, "--stride equal to --window"),
+    ],
+)
+def test_windows_out_of_range(model, tokenizer, arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        score_documents(model, tokenizer, True, encoded(tokenizer, ["a"]), **{"layout": "apart"} | arguments)
