@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from xmodel.errors import UserError
 from xmodel.evaluate.scorer import Request, loglikelihood, truncated
-from xmodel.evaluate.tasks import Prepared
+from xmodel.evaluate.tasks import FEWSHOT_SEED, Prepared
 from xmodel.files import read_json
 from xmodel.inference.many import generate_many
 
@@ -199,20 +198,30 @@ def _before_stops(text: str, stops: Sequence[str]) -> str:
     return text
 
 
-def score_task(lm: SubjectLM, prepared: Prepared, task: Any, limit: int | None = None) -> dict[str, Any]:
+def most_new_tokens(task: Any) -> int:
+    """How many tokens a task may want written behind a prompt; 0 where it only has texts scored."""
+    return _generation(task.config.generation_kwargs, None)[1] if task.OUTPUT_TYPE == "generate_until" else 0
+
+
+def score_task(
+    lm: SubjectLM, prepared: Prepared, task: Any, limit: int | None = None, places: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Carry out one task: the harness builds the requests and judges the answers, `lm` gives them.
 
     Args:
-        task: `open_task(prepared)`.
+        task: `open_task(prepared)`; it may be scored again, with the same examples before the same questions.
         limit: only the first so many questions.
+        places: only the questions with these numbers, in this order.
 
     Returns:
         results: a row a metric. items: a record a question. truncated: requests that lost the beginning of a context.
     """
     started, lm.truncated = time.monotonic(), 0
-    docs = list(islice(task.task_docs, limit))
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    numbers = list(range(len(task.task_docs)) if places is None else places)[:limit]
+    docs = [task.task_docs[number] for number in numbers]
     groups = []
-    for number, doc in enumerate(docs):
+    for number, doc in zip(numbers, docs, strict=True):
         context = task.fewshot_context(doc, num_fewshot=prepared.shots, gen_prefix=task.doc_to_prefix(doc))
         found = task.construct_requests(doc=doc, ctx=context, metadata=(prepared.name, number, task.config.repeats))
         groups.append(found if isinstance(found, list) else [found])
@@ -249,15 +258,18 @@ def score_task(lm: SubjectLM, prepared: Prepared, task: Any, limit: int | None =
         for metric, found in values.items()
         if metric != "bypass"
     ]
-    items = [_record(task, doc, group, values, number) for number, (doc, group) in enumerate(zip(docs, groups, strict=True))]
+    records = [
+        _record(task, doc, group, values, place) for place, (doc, group) in enumerate(zip(docs, groups, strict=True))
+    ]
+    items = [{"id": number} | record for number, record in zip(numbers, records, strict=True)]
     return {"results": rows, "items": items, "truncated": lm.truncated}
 
 
 def _aggregate(task: Any, metric: str, values: Sequence[Any]) -> dict[str, Any]:
     """The figure by the harness's own aggregation, and its standard error.
 
-    Of a mean: s / √n, as the harness has it. Of a perplexity: by the delta method. Of F1 and Matthews correlation, which
-    depend on the table of answers alone: by a bootstrap of that table.
+    Of a mean: s / √n, as the harness has it. Of a perplexity: by the delta method. Of F1 and Matthews correlation,
+    which depend on the table of answers alone: by a bootstrap of that table.
     """
     from lm_eval.api.metrics import mean
 
@@ -297,19 +309,19 @@ def _chance(task: Any, docs: Sequence[Any], prepared: Prepared) -> float | None:
     return None if prepared.benchmark.data == "bbh" else 0.0
 
 
-def _record(
-    task: Any, doc: Any, group: Sequence[Any], values: dict[str, list[Any]], number: int
-) -> dict[str, Any]:
-    """What is kept of one question."""
-    measured = {metric: found[number] for metric, found in values.items() if isinstance(found[number], int | float)}
-    right = next((measured[key] for key in ("acc", "exact_match") if key in measured), next(iter(measured.values()), None))
-    others = {key: value for key, value in measured.items() if key not in ("acc", "bypass", "perplexity")}
+def _record(task: Any, doc: Any, group: Sequence[Any], values: dict[str, list[Any]], place: int) -> dict[str, Any]:
+    """What is kept of one question, which is the `place`-th of those scored."""
+    found = {metric: column[place] for metric, column in values.items()}
+    measured = {metric: float(value) for metric, value in found.items() if isinstance(value, int | float)}
+    right = measured.get("acc", measured.get("exact_match", measured.get("pass@1")))
+    others = {metric: value for metric, value in measured.items() if metric not in ("acc", "exact_match", "perplexity")}
     answer = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-    record: dict[str, Any] = {"id": number, "answer": answer}
     if task.OUTPUT_TYPE == "generate_until":
-        return record | {"right": right, **others, "output": group[0].resps[0]}
+        return {"answer": answer, "right": right, **others, "output": group[0].resps[0]}
     logprobs = [instance.resps[0][0] for instance in group]
-    picked = int(np.argmax(logprobs)) if len(logprobs) > 1 else int(group[0].resps[0][1])
-    if right is None and task.OUTPUT_TYPE == "multiple_choice":
-        right = float(picked == answer)  # of tasks with F1 or correlation alone
-    return record | {"picked": picked, "right": right, **others, "logprobs": [round(value, 5) for value in logprobs]}
+    if task.OUTPUT_TYPE == "multiple_choice":
+        picked: int | bool = int(np.argmax(logprobs))
+        right = float(picked == answer) if right is None else right  # of CoLA, which has no accuracy
+    else:
+        picked = bool(group[0].resps[0][1])
+    return {"answer": answer, "picked": picked, "right": right, **others, "logprobs": [round(x, 5) for x in logprobs]}

@@ -153,7 +153,8 @@ DATA = {
         ("option_a", "option_b", "option_c", "option_d", "option_e"),
         "answer",
         LETTERS,
-        example='{"id": "1", "instruction": "植物吸收哪种气体？", "option_a": "氧气", "option_b": "二氧化碳", "answer": "B"}',
+        example='{"id": "1", "instruction": "植物吸收哪种气体？", "option_a": "氧气", "option_b": "二氧化碳", '
+        '"answer": "B"}',
     ),
     "xcopa_zh": Data(
         "cambridgeltl/xcopa, zh",
@@ -162,7 +163,8 @@ DATA = {
         ("premise",),
         ("choice1", "choice2"),
         "label",
-        example='{"premise": "天黑了。", "choice1": "他开了灯。", "choice2": "他睡醒了。", "question": "effect", "label": 0}',
+        example='{"premise": "天黑了。", "choice1": "他开了灯。", "choice2": "他睡醒了。", "question": "effect", '
+        '"label": 0}',
     ),
     "xnli_zh": Data(
         "facebook/xnli, zh",
@@ -181,7 +183,8 @@ DATA = {
         ("A", "B", "C", "D"),
         "answer",
         LETTERS[:4],
-        example='{"subject": "law", "question": "一年有几个月？", "A": "10", "B": "11", "C": "12", "D": "13", "answer": "C"}',
+        example='{"subject": "law", "question": "一年有几个月？", "A": "10", "B": "11", "C": "12", "D": "13", '
+        '"answer": "C"}',
     ),
     "cmmlu": Data(
         "haonan-li/cmmlu, one set a subject",
@@ -191,7 +194,8 @@ DATA = {
         ("A", "B", "C", "D"),
         "Answer",
         LETTERS[:4],
-        example='{"subject": "arts", "Question": "钢琴有几个键？", "A": "66", "B": "77", "C": "88", "D": "99", "Answer": "C"}',
+        example='{"subject": "arts", "Question": "钢琴有几个键？", "A": "66", "B": "77", "C": "88", "D": "99", '
+        '"Answer": "C"}',
     ),
     "lambada_openai": Data(
         "EleutherAI/lambada_openai, default",
@@ -329,7 +333,9 @@ def _checked(row: dict[str, Any], folder: str, subset: str, where: str) -> dict[
         if folder == "arc_zh":
             allowed = LETTERS[: len(choices)]
         if not any(answer == value and type(answer) is type(value) for value in allowed):
-            raise UserError(f"{where}: {data.answer} is {answer!r}; it has to be one of {', '.join(map(repr, allowed))}")
+            raise UserError(
+                f"{where}: {data.answer} is {answer!r}; it has to be one of {', '.join(map(repr, allowed))}"
+            )
     if folder == "winogrande" and "_" not in row["sentence"]:
         raise UserError(f"{where}: sentence has no gap _")
     if folder == "xcopa_zh" and _field(row, "question", where) not in ("cause", "effect"):

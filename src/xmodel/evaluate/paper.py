@@ -1,7 +1,7 @@
 """The paper's suites: which tasks of lm-evaluation-harness belong to them, how they are averaged, what was published.
 
-A *task* is one definition of the harness (`mmlu_anatomy`). A *benchmark* is a column of the paper's tables: one task, or
-a group of them (`mmlu`), of which every item counts alike. A *suite* is a table: its mean is plain, over benchmarks.
+A *task* is one definition of the harness (`mmlu_anatomy`). A *benchmark* is a column of the paper's tables: one task,
+or a group of them (`mmlu`), of which every item counts alike. A *suite* is a table: its mean is plain, over benchmarks.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ def definitions(benchmark: Benchmark) -> dict[str, Path]:
         if found := LABEL.search(path.read_text(encoding="utf-8")):
             named[found[1]] = path
     if not named:
-        raise UserError(f"the installed lm-eval has no tasks {benchmark.files}; xmodel[harness] names a version that has")
+        raise UserError(
+            f"the installed lm-eval has no tasks {benchmark.files}; xmodel[harness] names a version that has"
+        )
     return named
 
 
@@ -182,8 +184,8 @@ def headline(benchmark: Benchmark, task: str) -> str:
 def benchmark_rows(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The figures of a group, from its tasks' rows: for every metric the mean over all items of the tasks that have it.
 
-    So the harness's groups weight (`weight_by_size`), and so did its old group `glue` (until 0.4.2): accuracy over every
-    task but CoLA, mnli_mismatch among them. Tasks are independent samples, so errors add up in squares.
+    So the harness's groups weight (`weight_by_size`), and so did its old group `glue`: accuracy over every task but
+    CoLA, mnli_mismatch among them. Tasks are independent samples, so errors add up in squares.
     """
     found = []
     for metric in dict.fromkeys(row["metric"] for row in rows):

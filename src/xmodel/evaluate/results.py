@@ -85,7 +85,7 @@ def tables(rows: Sequence[dict[str, Any]], name: str) -> list[Table]:
         rows: of `paper.summarise`.
         name: what our model is called.
     """
-    suites = [suite for suite in dict.fromkeys(row["suite"] for row in rows)]
+    suites = dict.fromkeys(row["suite"] for row in rows)
     return [_beside_published(suite, rows, name) for suite in suites if suite in PUBLISHED] + [_all_figures(rows)]
 
 
@@ -105,7 +105,9 @@ def _beside_published(suite: str, rows: Sequence[dict[str, Any]], name: str) -> 
     ]
     notes = ["Percent. Published figures: arXiv 2406.02856, without standard errors."]
     if partial:
-        notes.append("† partial: some of its benchmarks, tasks or rows were not there; it compares with nothing published.")
+        notes.append(
+            "† partial: some of its benchmarks, tasks or rows were not there; it compares with nothing published."
+        )
     for model, figures in sorted(PUBLISHED[suite].items(), key=lambda item: item[1][-1]):
         cells = []
         for column, figure in zip(columns, figures, strict=True):
@@ -125,11 +127,22 @@ def _all_figures(rows: Sequence[dict[str, Any]]) -> Table:
     lines = []
     for row in rows:
         plain = row["metric"] == "perplexity"
-        value, error = (f"{row[key]:.3f}" if plain and row[key] is not None else _percent(row[key]) for key in ("value", "stderr"))
+        value, error = (
+            f"{row[key]:.3f}" if plain and row[key] is not None else _percent(row[key]) for key in ("value", "stderr")
+        )
         shots = "" if row["shots"] is None else str(row["shots"])
         mark = "†" if row.get("partial") else ""
         lines.append(
-            [row["suite"], row["set"], shots, row["metric"], value + mark, error, _percent(row["chance"]), f"{row['items']:,}"]
+            [
+                row["suite"],
+                row["set"],
+                shots,
+                row["metric"],
+                value + mark,
+                error,
+                _percent(row["chance"]),
+                f"{row['items']:,}",
+            ]
         )
     headers = ["suite", "set", "shots", "metric", "%", "± s.e.", "chance %", "items"]
     return Table("all figures", headers, lines, [])
@@ -141,7 +154,10 @@ def _percent(value: float | None) -> str:
 
 def as_text(found: Iterable[Table]) -> str:
     """Tables for a terminal."""
-    parts = [f"{each.title}\n{table(each.headers, each.rows)}" + "".join(f"\n{note}" for note in each.notes) for each in found]
+    parts = [
+        f"{each.title}\n{table(each.headers, each.rows)}" + "".join(f"\n{note}" for note in each.notes)
+        for each in found
+    ]
     return "\n\n".join(parts)
 
 
