@@ -348,7 +348,7 @@ def contamination(
         found = scan(paths, asked, shown.advance)
     found["seconds"] = round(time.monotonic() - started, 3)
     if results or any(folder.glob("eval/*.json")):
-        found["scores"] = with_scores(found, read_measured(Path(results) if results else folder))
+        found["scores"] = with_scores(found, read_measured(Path(results or folder / "eval")))
     if out:
         write_json(Path(out), found)
     if as_json:
