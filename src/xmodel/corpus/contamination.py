@@ -6,12 +6,16 @@ of shared text. An item is *contaminated* where a run holds `WORDS` words, `CHAR
 proportion; a shorter item, where all of it stands in a document. Decontamination drops from 26 characters on, so what
 is found here is what it was not asked to look for, or text that was not cleaned at all.
 
-The corpus is read once, a batch at a time; of each item only its longest run is kept. Memory is that of the items.
+The corpus is read once, in batches that all cores search; of each item only its longest run is kept. Memory is that
+of the items, and of two batches a core.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xmodel.corpus.folding import fold, fold_texts
-from xmodel.corpus.ngrams import CHARACTER, _next_unit, index_texts, search
+from xmodel.corpus.ngrams import CHARACTER, NGrams, _next_unit, index_texts, search
 from xmodel.corpus.utf8 import byte_lengths
 from xmodel.errors import UserError
 
@@ -87,20 +91,40 @@ def scan(
     sizes_T2 = np.array([amounts(folded) for folded in fold_texts(texts)], np.int64).reshape(-1, 2)
     best = _Best(asked, owners_T, sizes_T2)
     documents = 0
-    for path in paths:
-        for ids, column in _texts(path):
-            folded = fold(column)
-            best.add(ids, folded, search(folded, np.ones(len(folded), bool), index))
-            documents += len(folded)
-            size = int(byte_lengths(column).sum())
-            best.bytes += size
-            done(size)
+    for ids, folded, size, hits_H4 in _search_all(paths, index):
+        best.add(ids, folded, hits_H4)
+        documents += len(folded)
+        best.bytes += size
+        done(size)
     searched = np.zeros(len(asked), bool)
     searched[owners_T[np.unique(index.items_E)]] = True
     return best.describe(searched) | {"documents": documents, "bytes": best.bytes}
 
 
-def _texts(path: Path) -> Any:
+Searched = tuple[pa.Array, pa.Array, int, np.ndarray]  # ids, folded texts, bytes of text, rows of `search`
+
+
+def _search_all(paths: Sequence[Path], index: NGrams) -> Iterator[Searched]:
+    """Every batch of the files, in order. The kernels and Arrow hold no lock, so threads are enough."""
+
+    def one(ids: pa.Array, column: pa.Array) -> Searched:
+        folded = fold(column)
+        size = int(byte_lengths(column).sum())
+        return ids, folded, size, search(folded, np.ones(len(folded), bool), index)
+
+    threads = os.cpu_count() or 1
+    waiting: deque[Future[Searched]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for path in paths:
+            for ids, column in _texts(path):
+                waiting.append(pool.submit(one, ids, column))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _texts(path: Path) -> Iterator[tuple[pa.Array, pa.Array]]:
     with pq.ParquetFile(path) as file:
         if missing := {"id", "text"} - set(file.schema_arrow.names):
             raise UserError(f"{path}: has no column {' and no column '.join(sorted(missing))}")

@@ -80,8 +80,12 @@ def contamination_table(found: dict[str, Any]) -> str:
             for row in found["scores"]
         ]
         parts.append(table(["set", "shots", "metric", *_PARTS], lines))
-    for row in found["examples"]:
-        parts.append(f"{row['id']} ({100 * row['share']:.0f} %) in {row['document']}: {row['text']}")
+    examples = [
+        f"{row['set']} {row['id']}, {100 * row['share']:.0f} % in {row['document']}: {row['text']}"
+        for row in found["examples"]
+    ]
+    if examples:
+        parts.append("\n".join(["examples (item, share of its text, document: what both hold, folded)", *examples]))
     return "\n\n".join(parts)
 
 
