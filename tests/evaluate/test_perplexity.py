@@ -269,3 +269,26 @@ def test_reading_stops_when_every_language_has_enough(tokenizer) -> None:
 def test_windows_out_of_range(model, tokenizer, arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         score_documents(model, tokenizer, True, encoded(tokenizer, ["a"]), **{"layout": "apart"} | arguments)
+
+
+@pytest.mark.parametrize("layout", ["apart", "stream"])
+def test_a_model_of_another_family_goes_the_same_way(tokenizer, layout: str) -> None:
+    """Learned positions, another attention: windows over transformers' own logits."""
+    transformers = pytest.importorskip("transformers")
+    from xmodel.evaluate.hf_model import HfModel
+
+    torch.manual_seed(0)
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48, "initializer_range": 0.3}
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=tokenizer.vocab_size, **shape)).eval()
+    documents = encoded(tokenizer, [" ".join(texts()[:3]), texts()[100]])
+    result = score_documents(HfModel(theirs, 48), tokenizer, False, documents, layout=layout, window=40, stride=15)
+    ids = [[tokenizer.eos_id, *document.ids.tolist()] for document in documents]
+    sequences = ids if layout == "apart" else [[*chain(*ids), tokenizer.eos_id]]
+    nats = []
+    for sequence in sequences:
+        for begin, scored, end in windows(len(sequence) - 1, 40, 15):
+            with torch.no_grad():
+                logits = theirs(torch.tensor([sequence[begin:end]])).logits[0].double().log_softmax(-1)
+            nats += [-logits[place - begin, sequence[place + 1]].item() for place in range(scored, end)]
+    assert sum(item["tokens"] for item in result["items"]) == len(nats)
+    assert sum(item["nats"] for item in result["items"]) == pytest.approx(sum(nats), rel=1e-4)

@@ -89,6 +89,7 @@ def test_files_are_read_in_turn(tmp_path: Path) -> None:
         ("x.jsonl", b'{"text": "a"}\n\n{"body": "b", "n": 1}\n', r"line 3: no text in the field 'text' \(it has body"),
         ("x.jsonl", b"[1]\n", r"line 1: no text in the field 'text' \(no field holds a text"),
         ("x.jsonl", b'{"text": "\xff"}\n', "line 1: not JSON"),
+        ("x.jsonl", b'{"text": "a\\ud800"}\n', r"line 1: the lone surrogate U\+D800"),
         ("x.jsonl.gz", gzip.compress(lines(ROWS))[:-30], "x.jsonl.gz, line .*cannot be read on"),
         ("x.jsonl.zst", b"no zstd", "x.jsonl.zst, line 1: cannot be read on"),
         ("x.parquet", b"PAR0", "x.parquet: not a Parquet file"),

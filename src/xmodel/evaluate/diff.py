@@ -25,7 +25,7 @@ SETTINGS = ("window", "stride", "documents")  # of perplexity; with others, figu
 PICKS = {"acc": "picked", "acc_norm": "picked_norm"}
 MEANS = ("gold_bpb", "sentence_chrf")  # means over items of what their records hold
 LOWER_IS_BETTER = ("bits_per_byte", "gold_bpb")
-SHOWN_FLIPS = 10
+SHOWN_SETS, SHOWN_FLIPS = 4, 10
 
 Key = tuple[str, int, str]  # set, shots, metric
 
@@ -313,10 +313,14 @@ def notes(result: dict[str, Any]) -> list[str]:
         if result[side]:
             named = ", ".join(f"{name} ({shots}-shot)" for name, shots in result[side])
             lines.append(f"Only {label} has {named}.")
-    for row in result["flips"]:
+    flips = [row for row in result["flips"] if row["metric"] in ("acc", "exact_match")]
+    if len(flips) > SHOWN_SETS:
+        lines.append("--json names the items that flipped; two files of single sets show them here.")
+        return lines
+    for row in flips:
         for side, label in (("won", "won by B"), ("lost", "lost by B")):
             ids, more = row[side][:SHOWN_FLIPS], len(row[side]) - SHOWN_FLIPS
-            if ids and row["metric"] in ("acc", "exact_match"):
+            if ids:
                 tail = f" and {more} more (--json has all)" if more > 0 else ""
                 lines.append(f"{row['set']} ({row['shots']}-shot), {label}: {', '.join(ids)}{tail}")
     return lines

@@ -25,6 +25,7 @@ from xmodel.evaluate.choices import ratio_and_error
 from xmodel.evaluate.scorer import BUDGET, target_logprobs
 from xmodel.evaluate.texts import Text, read_texts
 from xmodel.model.documents import document_starts
+from xmodel.model.transformer import Transformer
 
 Documents = Literal["apart", "stream", "masked"]
 # What is scored of which context; stands beside every figure.
@@ -113,6 +114,8 @@ def score_documents(
         raise UserError(f"--window {window}: it has to lie between 1 and the model's context of {context} tokens")
     if not 1 <= stride <= window:
         raise UserError(f"--stride {stride}: it has to lie between 1 and the window of {window} tokens")
+    if layout == "masked" and not isinstance(model, Transformer):
+        raise UserError("documents that do not see each other need a model of ours; --documents apart does without")
     if layout == "masked" and stride < window:
         raise UserError("documents that do not see each other are scored as in training: --stride equal to --window")
     rows, items = [], []

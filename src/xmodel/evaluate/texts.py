@@ -131,6 +131,11 @@ def _lines(path: Path, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise UserError(f"{where}: not JSON ({error})") from None
                 if not isinstance(record, dict) or not isinstance(record.get(field), str):
                     raise UserError(_without_field(where, field, record if isinstance(record, dict) else {}))
+                try:
+                    record[field].encode()
+                except UnicodeEncodeError as error:
+                    code = f"U+{ord(error.object[error.start]):04X}"
+                    raise UserError(f"{where}: the lone surrogate {code}, which UTF-8 cannot represent") from None
                 yield number, record
     except (OSError, pa.ArrowInvalid) as error:
         reason = " ".join(str(error).split())[:120]
