@@ -6,6 +6,7 @@ K key/value heads, C head size, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from functools import cached_property
@@ -71,8 +72,7 @@ class HfModel(torch.nn.Module):
         if cache is None and layout is None:
             return self._states(input_ids=tokens_BT, use_cache=False)
         past = cache.length if cache is not None else 0
-        if layout is None:
-            layout = _behind(past, *tokens_BT.shape, self.device)
+        layout = layout or _behind(past, *tokens_BT.shape, self.device)
         bias_B1TS = torch.zeros(layout.seen_B1TS.shape, dtype=self.compute_dtype, device=self.device)
         bias_B1TS.masked_fill_(~layout.seen_B1TS, torch.finfo(self.compute_dtype).min)
         arguments = {"input_ids": tokens_BT, "position_ids": layout.positions_BT, "attention_mask": bias_B1TS}
@@ -116,9 +116,10 @@ class HfModel(torch.nn.Module):
             fits = False
         if not fits:
             self._scale = None
-        layers = cache.layers
+        layers: list[Any] = cache.layers
         plain = [type(layer) is DynamicLayer and layer.keys is not None for layer in layers]
-        shapes = {tuple(layer.keys.shape) for layer in layers} | {tuple(layer.values.shape) for layer in layers}
+        kept = [states for layer in layers if type(layer) is DynamicLayer for states in (layer.keys, layer.values)]
+        shapes = {tuple(states.shape) for states in kept}
         if not all(plain) or len(shapes) != 1 or _slides(text, self.config.context_length):
             return
         _, kv_heads, _, size = next(iter(shapes))
@@ -151,8 +152,7 @@ class HfModel(torch.nn.Module):
 
     def _whole_texts(self, tokens_BT: Tensor, cache: TextCache, layout: Layout | None) -> Tensor:
         """What a cache would give, by running the whole texts again."""
-        if layout is None:
-            layout = _behind(cache.length, *tokens_BT.shape, self.device)
+        layout = layout or _behind(cache.length, *tokens_BT.shape, self.device)
         cache.tokens_BS.scatter_(1, layout.positions_BT, tokens_BT)
         end = int(layout.positions_BT.max()) + 1
         hidden_BSD = self._states(input_ids=cache.tokens_BS[:, :end], use_cache=False)
@@ -167,6 +167,13 @@ class TextCache:
     def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
         self.tokens_BS = torch.zeros(rows, capacity, dtype=torch.int64, device=device)
         self.capacity, self.length = capacity, 0
+        self.device = self.tokens_BS.device
+
+    def first_rows(self, rows: int) -> TextCache:
+        """As `KVCache.first_rows`."""
+        view = copy.copy(self)
+        view.tokens_BS = self.tokens_BS[:rows]
+        return view
 
     def advance(self, new: int, layout: Layout) -> None:
         """Count the new tokens, as `KVCache.advance`."""
@@ -240,7 +247,8 @@ def load_hf_model(folder: Path, dtype: torch.dtype, device: torch.device) -> HfM
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder}: transformers {transformers.__version__} cannot open it ({reason})") from None
-    return HfModel(model.to(device), _context_length(model.config.get_text_config(), folder))
+    model.to(device)  # pyright: ignore[reportArgumentType] - an overload that transformers wraps
+    return HfModel(model, _context_length(model.config.get_text_config(), folder))
 
 
 def _context_length(text: Any, folder: Path) -> int:

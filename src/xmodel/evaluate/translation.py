@@ -11,7 +11,8 @@ from typing import Any
 
 from xmodel.errors import UserError
 from xmodel.evaluate.questions import TRANSLATION, Item, QuestionSet
-from xmodel.inference.engine import encode_prompt, generate_greedy
+from xmodel.inference.engine import encode_prompt
+from xmodel.inference.many import generate_many
 
 EVERYDAY = Path(__file__).with_name("everyday_pairs.jsonl")
 SAMPLES = 5  # translations kept in the results, to look at
@@ -111,9 +112,15 @@ def score_translation(model: Any, tokenizer: Any, questions: QuestionSet, shots:
     room = min(longest * 3 // 2 + 8, model.config.context_length // 2)
     fits = model.config.context_length - room
     prompts = [encode_prompt(tokenizer, questions.prompt(item, shots), bos) for item in items]
-    # A newline may share a piece with the punctuation before it.
-    stop_ids = {tokenizer.eos_id, *(number for number, piece in enumerate(tokenizer.pieces) if b"\n" in piece)}
-    answers = generate_greedy(model, [ids[-fits:] for ids in prompts], max_new_tokens=room, stop_ids=stop_ids)
+    # A text ends the answer, not a token: a newline may share a piece with the punctuation before it, which counts.
+    answers = generate_many(
+        model,
+        [ids[-fits:] for ids in prompts],
+        max_new_tokens=room,
+        stop_ids=() if tokenizer.eos_id is None else (tokenizer.eos_id,),
+        stop_texts=[["\n"]] * len(prompts),
+        decode=tokenizer.decode,
+    )
     outputs = [tokenizer.decode(ids).split("\n")[0].strip() for ids in answers]
 
     unrelated = references[1:] + references[:1]

@@ -71,7 +71,8 @@ def divide(texts: Texts, tree_tokens: int, worth: int) -> Prefix:
     """The plan for all texts: trees, below prefixes where these pay.
 
     Args:
-        tree_tokens: branches that have so many tokens together, the trunk not counted, still make one tree.
+        tree_tokens: branches that have so many tokens together, the trunk not counted, still make one tree; -1: every
+            text is a tree of its own.
         worth: a prefix is cached when that saves so many tokens.
     """
     root = Prefix(text=0, start=0, end=0)

@@ -45,6 +45,11 @@ class KVCache:
         self.capacity = capacity
         self.length = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is kept."""
+        return self.keys_LBKSC.device
+
     def append(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor, layout: Layout | None = None) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of one layer; return all that may be seen as views, [B, K, S, C]."""
         end = self.length + k_BKTC.shape[2] if layout is None else layout.seen_B1TS.shape[-1]
