@@ -23,44 +23,71 @@ USE = """## Use
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = AutoModelForCausalLM.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("{path}")
+model = AutoModelForCausalLM.from_pretrained("{path}")
 inputs = tokenizer("The capital of France is", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0], skip_special_tokens=True))
 ```
+
+vLLM: `vllm serve {path} --max-model-len {context}`, then `/v1/completions` of its OpenAI-compatible server.
+
+llama.cpp and Ollama read a GGUF file, which `xmodel export gguf RUN --out {name}.gguf` writes from the run:
+
+```console
+$ llama-completion -m {name}.gguf -no-cnv -p "The capital of France is" -n 32
+$ ollama create {name} -f {name}.Modelfile && ollama run {name} "The capital of France is"
+```
 """
+VOCABULARIES = {
+    "unigram": "SentencePiece unigram, byte fallback",
+    "shortest": "BPE pieces, fewest of them to a text, as a SentencePiece unigram model; byte fallback",
+    "bpe": "SentencePiece BPE, byte fallback",
+}
 
 
-def model_card(run_folder: Path, checkpoint: Path, settings: Export) -> str:
+def model_card(run_folder: Path, checkpoint: Path, settings: Export, path: str = "PATH") -> str:
     """README.md of an exported model, with the front matter that the Hugging Face hub reads.
 
     Whatever the run does not have (no evaluation yet, say) is left out; nothing is invented.
 
     Args:
         checkpoint: folder `step-<number>` with config.json.
+        path: what transformers and vLLM are to load: OWNER/NAME of the hub, where it will stand there.
     """
     recipe = _recipe(run_folder / "recipe.yaml")
     model = from_hf(read_json(checkpoint / "config.json"))
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.name.rpartition("-")[2].isdigit() else None
     rows = results(run_folder)
     funnel = _optional(run_folder / "corpus" / "funnel.json")
-    name = str(recipe.get("name") or run_folder.resolve().name)
+    name = run_name(run_folder)
     pretrain = recipe.get("pretrain") or {}
     train = Pretrain(**{field.name: pretrain[field.name] for field in fields(Pretrain) if field.name in pretrain})
     seen = samples_through(step, train) * model.context_length if step and "global_batch" in pretrain else None
-    languages = _languages(funnel)
+    spoken = languages(run_folder)
     parts = [
-        _front_matter(name, settings.licence, model, languages, rows),
+        _front_matter(name, settings.licence, model, spoken, rows),
         f"# {name}\n",
-        _summary(model, languages, step, seen),
-        USE,
+        _summary(model, spoken, step, seen),
+        USE.format(path=path, name=name, context=model.context_length),
         _scores(rows),
-        _shape(model),
+        _shape(model, recipe),
         _training(run_folder, recipe, step, seen),
         _corpus(recipe, funnel, _optional(run_folder / "tokens" / "manifest.json"), seen),
         _limits(recipe, settings.licence),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def run_name(run_folder: Path) -> str:
+    """What the recipe of a run calls it, or else its folder."""
+    return str(_recipe(run_folder / "recipe.yaml").get("name") or run_folder.resolve().name)
+
+
+def languages(run_folder: Path) -> list[str]:
+    """The languages of a run's corpus, as codes; all that we know where it has no corpus."""
+    funnel = _optional(run_folder / "corpus" / "funnel.json")
+    found = {language for source in funnel.get("sources", {}).values() for language in source.get("languages", {})}
+    return sorted(found) or sorted(LANGUAGES)
 
 
 def results(run_folder: Path) -> list[dict[str, Any]]:
@@ -188,8 +215,10 @@ def _error(value: float | None, scale: float, digits: int) -> str:
     return "" if value is None else f"{scale * value:.{digits}f}"
 
 
-def _shape(model: Model) -> str:
+def _shape(model: Model, recipe: dict[str, Any]) -> str:
     counts = parameters(model)
+    tokenizer = recipe.get("tokenizer") or {}
+    kind = f"that of {tokenizer['path']}" if tokenizer.get("path") else VOCABULARIES.get(tokenizer.get("model_type", ""))
     rows = [
         ["parameters", f"{counts['total']:,}"],
         ["of them outside the embeddings", f"{counts['non_embedding']:,}"],
@@ -198,7 +227,7 @@ def _shape(model: Model) -> str:
         ["SwiGLU width", model.ffn],
         ["query heads / key-value heads", f"{model.heads} / {model.kv_heads}"],
         ["context length", f"{model.context_length:,}"],
-        ["vocabulary", f"{model.vocab_size:,} (SentencePiece unigram, byte fallback)"],
+        ["vocabulary", f"{model.vocab_size:,}" + (f" ({kind})" if kind else "")],
         ["embeddings", "tied" if model.tied_embeddings else "untied"],
     ]
     return "## Model\n\n" + markdown_table(["", "#"], rows)
@@ -276,11 +305,6 @@ far the scores can be trusted.
 
 The weights are under `{licence}`. The texts of the corpus keep the licences of their sources.
 """
-
-
-def _languages(funnel: dict[str, Any]) -> list[str]:
-    found = {language for source in funnel.get("sources", {}).values() for language in source.get("languages", {})}
-    return sorted(found) or sorted(LANGUAGES)
 
 
 def _optional(path: Path) -> dict[str, Any]:
