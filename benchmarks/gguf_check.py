@@ -181,12 +181,12 @@ def main() -> None:
         number = {name: at for at, name in enumerate(files)}
 
         formats: dict[str, Any] = {}
-        ours = [list(generate(model, ids, max_new_tokens=GREEDY)) for ids in prompts]
+        ours = [list(generate(model, ids, max_new_tokens=GREEDY, stop_ids=())) for ids in prompts]
         for kind in TYPES:
             at = number[kind]
             theirs = [found[f"{at}/logits/{i}"] for i in range(len(sequences))]
             formats[kind] = compare_logits([model, in_file(files[kind], model)], sequences, theirs)
-            greedy = [found[f"{at}/greedy/{i}"].tolist()[: len(ids)] for i, ids in enumerate(ours)]
+            greedy = [found[f"{at}/greedy/{i}"].tolist() for i in range(len(ours))]
             same = [next((n for n in range(len(a)) if a[n] != b[n]), len(a)) for a, b in zip(ours, greedy, strict=True)]
             formats[kind]["greedy"] = {
                 "prompts": len(ours),
