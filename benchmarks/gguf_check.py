@@ -1,11 +1,11 @@
 """Whether llama.cpp computes with our GGUF what we do: logits, greedy ids, token ids, in both languages.
 
-    python -m venv /tmp/llama && /tmp/llama/bin/pip install llama-cpp-python==0.3.36     # builds: 15 minutes of two cores
+    python -m venv /tmp/llama && /tmp/llama/bin/pip install llama-cpp-python==0.3.36    # builds for 15 to 25 minutes
     python benchmarks/gguf_check.py runs/quickstart --llama /tmp/llama/bin/python
 
-The newest checkpoint of a run is written as f32, f16, bf16 and q8_0. Logits are compared with our own model's in float32,
-once with the weights of the checkpoint and once with those that stand in the file (dequantised by the gguf package):
-the first says what the format costs, the second whether the file is right. Greedy ids: 64 after each prompt.
+The newest checkpoint of a run is written as f32, f16, bf16 and q8_0. Logits are compared with our own model's in
+float32, once with the weights of the checkpoint and once with those in the file (dequantised by the gguf package): the
+first says what the format costs, the second whether the file is right. Greedy ids: 64 after each prompt.
 
 Token ids are compared on the run's held-out documents and on texts of special kinds, for the run's tokenizer in both
 ways that a unigram vocabulary can be written, and for two others of the same size trained on the run's text: `shortest`
@@ -51,13 +51,21 @@ TRAINED_BYTES = 4_000_000
 KINDS = {
     "newlines and tabs": ["one\ntwo\n\n\nthree", "\n", "\t\tx\n\ty\r\nz", "第一行\n第二行\n\n"],
     "runs of spaces": ["a" + " " * n + "b" for n in range(1, 40)] + [" leading", "trailing  ", "    if x:\n        y"],
-    "runs of signs": ["=" * n for n in range(1, 40)] + ["-" * n + "\n" for n in range(1, 40)] + ["。。。。。", "!!!!!!!"],
+    "runs of signs": ["=" * n for n in range(1, 40)]
+    + ["-" * n + "\n" for n in range(1, 40)]
+    + ["。。。。。", "!!!!!!!"],
     "emoji": ["fine 🙂 thanks", "🙂🙂🙂", "👩‍👩‍👧 family", "天气☀️很好🌧"],
     "rare Han": ["𠮷野家", "㐀㐁", "龘靐齉爩", "他叫王𬭎，住在㙍。"],
     "looks like a control token": ["<s>", "</s> and <unk>", "<0x0A>", "<|im_start|>user\n<|im_end|>", "a<s>b"],
     "U+2581": ["a▁b", "▁", "▁▁ x"],
     "byte order mark": ["\ufeffHello", "a\ufeffb"],
-    "mixed": ["def 加(x):\n\treturn x ** 2  # 平方", "https://example.org/?q=1&r=2", "Ｆｕｌｌ　ｗｉｄｔｈ", "e\u0301 é ﬁ", "\0 nul"],
+    "mixed": [
+        "def 加(x):\n\treturn x ** 2  # 平方",
+        "https://example.org/?q=1&r=2",
+        "Ｆｕｌｌ　ｗｉｄｔｈ",
+        "e\u0301 é ﬁ",
+        "\0 nul",
+    ],
 }
 
 
@@ -68,11 +76,12 @@ def held_out(run: Run, language: str) -> list[str]:
 
 def other_vocabulary(run: Run, kind: str, folder: Path) -> Path:
     """A run's skeleton with a tokenizer of another kind and a model of no use, to write a GGUF from."""
+    settings: dict[str, Any] = {"model_type": kind, "vocab_size": run.recipe.tokenizer.vocab_size}
     texts = sample_texts(run.path("corpus"), run.recipe.corpus, TRAINED_BYTES, run.recipe.tokenizer.balance)
-    settings = TokenizerSettings(model_type=kind, vocab_size=run.recipe.tokenizer.vocab_size, sample_bytes=TRAINED_BYTES)  # pyright: ignore[reportArgumentType]
-    train(texts, settings, folder / "tokenizer", seed=0, add_bos=run.recipe.tokens.bos)
+    chosen = TokenizerSettings(**settings, sample_bytes=TRAINED_BYTES)
+    train(texts, chosen, folder / "tokenizer", seed=0, add_bos=run.recipe.tokens.bos)
     shape = Model(layers=1, heads=1, kv_heads=1, hidden=32, ffn=32, context_length=64, position_table=64)
-    shape.vocab_size = settings.vocab_size
+    shape.vocab_size = run.recipe.tokenizer.vocab_size
     model = Transformer(shape)
     model.init_weights(0)
     (folder / "step-0").mkdir()

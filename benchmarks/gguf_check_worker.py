@@ -2,9 +2,9 @@
 
     python gguf_check_worker.py TASKS.json OUT.npz
 
-TASKS: a list of {"file", "texts", "sequences", "prompts", "tokens"}: for each file the ids of `texts`, the bytes of every
-token, the logits of `sequences` of ids and `tokens` greedy ids after each of `prompts`. Keys and values of the cache are
-float32, so that what differs is the weights' format.
+TASKS: a list of {"file", "texts", "sequences", "prompts", "tokens"}: for each file the ids of `texts`, the bytes of
+every token, the logits of `sequences` of ids and `tokens` greedy ids after each of `prompts`. Keys and values of the
+cache are float32, so that what differs is the weights' format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def main() -> None:
     found: dict[str, np.ndarray] = {"version": np.array(llama_cpp.__version__)}
     for number, task in enumerate(tasks):
         began = time.perf_counter()
-        needed = max([len(ids) for ids in task["sequences"]] + [len(ids) + task["tokens"] for ids in task["prompts"]] + [8])
+        needed = max(
+            [len(ids) for ids in task["sequences"]] + [len(ids) + task["tokens"] for ids in task["prompts"]] + [8]
+        )
         model = Llama(
             task["file"],
             n_ctx=needed,

@@ -7,6 +7,7 @@ from typing import Any
 
 from tiny import make_model, texts
 
+from xmodel.files import checksum, write_json
 from xmodel.model.checkpoint_io import save_model
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Model
@@ -32,8 +33,12 @@ def make_run(
     (folder / "checkpoints" / STEP).mkdir(parents=True)
     train(texts(), TokenizerSettings(**settings), folder / "tokenizer", seed=0, add_bos=bos)
     save_model(model or make_model(420, tied=tied), folder / "checkpoints" / STEP)
+    files = sorted((folder / "checkpoints" / STEP).iterdir())
+    manifest = {file.name: {"bytes": file.stat().st_size, "checksum": checksum(file)} for file in files}
+    write_json(folder / "checkpoints" / STEP / "manifest.json", manifest)
     (folder / "recipe.yaml").write_text(
         f"name: my-model\ntokens: {{bos: {str(bos).lower()}}}\ntokenizer: {{vocab_size: 420, model_type: {kind}}}\n"
+        "model: {preset: nano, vocab_size: 420, context_length: 64}\n"
         "corpus: {sources: [{name: mine, reader: sandbox, paths: [en], weight: 1.0, documents: 9}]}\n"
     )
     return folder
@@ -41,7 +46,7 @@ def make_run(
 
 def made_model(**shape: Any) -> Transformer:
     """A random model of two layers."""
-    settings = {"layers": 2, "heads": 4, "kv_heads": 2, "hidden": 64, "ffn": 96, "vocab_size": 420}
+    settings: dict[str, Any] = {"layers": 2, "heads": 4, "kv_heads": 2, "hidden": 64, "ffn": 96, "vocab_size": 420}
     model = Transformer(Model(**settings | {"context_length": 64, "position_table": 128, "init_std": 0.3} | shape))
     model.init_weights(1)
     return model.eval()

@@ -129,8 +129,8 @@ def test_the_rows_turn_as_ours_do() -> None:
         turned = torch.view_as_complex(pairs.contiguous()) * torch.polar(torch.ones_like(angles), angles)[:, None]
         return torch.view_as_real(turned).flatten(2)
 
-    scores = [torch.einsum("thc,shc->hts", form(q_OD), form(k_OD)) for form in (ours, theirs)]
-    assert torch.allclose(*scores, atol=1e-4)
+    expected, found = (torch.einsum("thc,shc->hts", form(q_OD), form(k_OD)) for form in (ours, theirs))
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
 def test_the_metadata_is_complete(run: Path) -> None:

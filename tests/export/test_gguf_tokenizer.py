@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,14 @@ from xmodel.export.gguf_tokenizer import Vocabulary, vocabulary
 from xmodel.tokenizer.codec import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
-MORE = ("========", "a" + " " * 21 + "b", "路很长，可是安娜很高兴。\n" * 3, "\tif value > 17:\n\t\treturn", "龘 ▁ 🙂🙂", "\0")
+MORE = (
+    "========",
+    "a" + " " * 21 + "b",
+    "路很长，可是安娜很高兴。\n" * 3,
+    "\tif value > 17:\n\t\treturn",
+    "龘 ▁ 🙂🙂",
+    "\0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +60,9 @@ def t5(found: Vocabulary, text: str) -> list[int]:
 
 def plamo2(found: Vocabulary, text: str) -> list[int]:
     """From the end, in steps of 1e-4, the longest of equals; control tokens are below what it looks at."""
-    steps = {found.tokens[i].decode(): round(found.scores[i] * 1e4) for i, kind in enumerate(found.types) if kind != BYTE}
+    steps = {
+        found.tokens[i].decode(): round(found.scores[i] * 1e4) for i, kind in enumerate(found.types) if kind != BYTE
+    }
     numbers = {found.tokens[i].decode(): i for i in range(len(found.tokens))}
     text = text.removeprefix("\ufeff")
     longest = max(map(len, steps))
@@ -76,7 +86,7 @@ def spm(found: Vocabulary, text: str) -> list[int]:
     numbers = {token.decode(): i for i, token in enumerate(found.tokens)}
     parts = list(text.replace(" ", "\u2581"))
     while True:
-        joint = [numbers.get(left + right) for left, right in zip(parts, parts[1:], strict=False)]
+        joint = [numbers.get(left + right) for left, right in pairwise(parts)]
         ranked = [(-found.scores[i], at) for at, i in enumerate(joint) if i is not None]
         if not ranked:
             break

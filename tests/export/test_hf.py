@@ -18,6 +18,7 @@ from xmodel.model.checkpoint_io import load_model
 from xmodel.recipe.settings import Export
 from xmodel.tokenizer.codec import Tokenizer
 
+
 def export(run: Path, dtype: str = "fp32", shard_size: int = 5_000_000_000) -> Path:
     out = run / f"hf-{dtype}-{shard_size}"
     out.mkdir()

@@ -59,15 +59,11 @@ def export_run(target: str, overrides: tuple[str, ...], folder: str | None, redo
 @SOURCE
 @click.option("--out", metavar="DIR", required=True, help="Folder to write (must not exist).")
 @click.option("--dtype", type=click.Choice(["bf16", "fp32"]), help="Number format (default: the recipe's).")
-@click.option(
-    "--shard-size", type=Bytes(), help="Most bytes of weights in one file, as 5GB (default: the recipe's)."
-)
+@click.option("--shard-size", type=Bytes(), help="Most bytes of weights in one file, as 5GB (default: the recipe's).")
 @PUSH
 @PUBLIC
-def export_hf(
-    target: str, out: str, dtype: str | None, shard_size: int | None, push: str | None, public: bool
-) -> None:
-    """Write a model for Hugging Face transformers, vLLM and others: the newest checkpoint of a run, or one of its others.
+def export_hf(target: str, out: str, dtype: str | None, shard_size: int | None, push: str | None, public: bool) -> None:
+    """Write a model for Hugging Face transformers, vLLM and others: a run's newest checkpoint, or the one named.
 
     \b
     Examples:

@@ -218,7 +218,9 @@ def _error(value: float | None, scale: float, digits: int) -> str:
 def _shape(model: Model, recipe: dict[str, Any]) -> str:
     counts = parameters(model)
     tokenizer = recipe.get("tokenizer") or {}
-    kind = f"that of {tokenizer['path']}" if tokenizer.get("path") else VOCABULARIES.get(tokenizer.get("model_type", ""))
+    kind = (
+        f"that of {tokenizer['path']}" if tokenizer.get("path") else VOCABULARIES.get(tokenizer.get("model_type", ""))
+    )
     rows = [
         ["parameters", f"{counts['total']:,}"],
         ["of them outside the embeddings", f"{counts['non_embedding']:,}"],

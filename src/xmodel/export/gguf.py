@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -52,8 +52,8 @@ def export_gguf(
         unigram: how a unigram vocabulary is written, see gguf_tokenizer.
 
     Raises:
-        UserError: the `gguf` package is missing; the checkpoint is not one; a matrix cannot be written in this format; the
-            tokenizer is not one that llama.cpp reads.
+        UserError: the `gguf` package is missing; the checkpoint is not one; a matrix cannot be written in this format;
+            the tokenizer is not one that llama.cpp reads.
         MachineError: a file of the run is missing or damaged.
     """
     if find_spec("gguf") is None:
@@ -120,7 +120,7 @@ def _check_rows(weights: StoredWeights, kind: str) -> None:
         columns = weights.shapes[uneven[0]][1]
         raise UserError(
             f"--type q8_0: {uneven[0]} has rows of {columns} weights, and Q8_0 takes {BLOCK} at a time; "
-            f"{len(uneven)} matrices are such. Choose f16 or bf16, or model.hidden and model.ffn as multiples of {BLOCK}"
+            f"{len(uneven)} matrices are such. Choose f16 or bf16 (or model.hidden and model.ffn by {BLOCK})"
         )
 
 

@@ -69,7 +69,7 @@ def vocabulary(folder: Path, size: int, add_bos: bool, unigram: str = "t5") -> V
         model = (folder / "tokenizer.model").read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{folder}: a tokenizer.json of somebody else (tokenizer.path); a GGUF is written from SentencePiece models. "
+            f"{folder}: a tokenizer.json of somebody else (tokenizer.path); a GGUF is written from SentencePiece's. "
             "llama.cpp's convert_hf_to_gguf.py may know it: give it the folder that `xmodel export hf` writes"
         ) from None
     pieces, rules, kind = read_pieces(model), normalizer(model), model_type(model)
@@ -77,7 +77,7 @@ def vocabulary(folder: Path, size: int, add_bos: bool, unigram: str = "t5") -> V
         raise UserError(f"{folder / 'tokenizer.model'}: a model of type {kind}; llama.cpp reads unigram and bpe")
     if len(pieces) > size:
         raise UserError(f"{folder}: {len(pieces):,} pieces, but the model has {size:,} embeddings: not its tokenizer")
-    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unk": tokenizer.unk_id}
+    ids: dict[str, int | None] = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unk": tokenizer.unk_id}
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     pad = config.get("pad_token")
     ids["pad"] = next((i for i, piece in enumerate(pieces) if piece.type == CONTROL and piece.text == pad), None)
@@ -93,7 +93,9 @@ def vocabulary(folder: Path, size: int, add_bos: bool, unigram: str = "t5") -> V
     elif chosen == "llama":
         _say_what_merges(pieces)
         if rules.charsmap or rules.collapse:
-            log(f"{folder / 'tokenizer.model'}: llama.cpp's BPE does not normalise text as this model wants; ids differ")
+            log(
+                f"{folder / 'tokenizer.model'}: llama.cpp's BPE does not normalise text as this model wants; ids differ"
+            )
     return Vocabulary(
         model=chosen,
         tokens=[text.encode() for text in tokens],

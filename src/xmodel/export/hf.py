@@ -23,7 +23,7 @@ TOKENIZER_FILES = (
 )  # the run's: they add <s> or not
 
 
-def export_hf(run_folder: Path, checkpoint: Path, folder: Path, settings: Export, name: str = "PATH") -> None:
+def export_hf(run_folder: Path, checkpoint: Path, folder: Path, settings: Export, loaded_as: str = "PATH") -> None:
     """Write a checkpoint of a run, its tokenizer and a model card with the run's figures into an existing `folder`.
 
     The weights go from file to file tensor by tensor: memory is that of the largest tensor, whatever the model.
@@ -31,7 +31,7 @@ def export_hf(run_folder: Path, checkpoint: Path, folder: Path, settings: Export
     Args:
         checkpoint: folder with config.json and model.safetensors.
         settings: number format, size of a shard, licence.
-        name: what the card says to load, OWNER/NAME of the hub if it goes there.
+        loaded_as: what the card says to load, OWNER/NAME of the hub if it goes there.
 
     Raises:
         UserError: the checkpoint is not one.
@@ -50,4 +50,4 @@ def export_hf(run_folder: Path, checkpoint: Path, folder: Path, settings: Export
             raise MachineError(f"{source}: missing; `xmodel tokenizer {run_folder} --redo tokenizer` makes it again")
         shutil.copyfile(source, folder / name)
     write_json(folder / "generation_config.json", ids | {"pad_token_id": tokenizer.eos_id})
-    (folder / "README.md").write_text(model_card(run_folder, checkpoint, settings, name), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(run_folder, checkpoint, settings, loaded_as), encoding="utf-8")

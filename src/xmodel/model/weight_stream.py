@@ -37,7 +37,7 @@ class StoredWeights(NamedTuple):
 
     config: Model
     shapes: dict[str, tuple[int, ...]]  # in the order of the model's state dict
-    read: Callable[[str], Tensor]  # name -> the tensor as it is stored, on the CPU, in memory of its own
+    read: Callable[[str], Tensor]  # name -> the tensor as it is stored, on the CPU
 
     def tensors(self, dtype: torch.dtype) -> Iterator[Tensor]:
         """Every parameter in turn, in `dtype`."""
@@ -65,9 +65,10 @@ def stored_weights(folder: Path, average: bool = True) -> StoredWeights:
     check_complete(files, expected, folder)
 
     def read(name: str) -> Tensor:
-        # Opened for each: the file is mapped into memory, and what was read of it would count until it is closed.
+        # Opened for each: the file is mapped into memory, and its pages count as ours until the mapping is dropped,
+        # which is when the tensor is.
         with open_weights(files[name]) as stored:
-            return stored.get_tensor(name).clone()
+            return stored.get_tensor(name)
 
     return StoredWeights(model.config, {name: tuple(tensor.shape) for name, tensor in expected.items()}, read)
 
@@ -75,7 +76,7 @@ def stored_weights(folder: Path, average: bool = True) -> StoredWeights:
 def write_safetensors(
     folder: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterator[Tensor], dtype: torch.dtype, most: int
 ) -> None:
-    """Write model.safetensors into an existing `folder`; above `most` bytes in shards, with model.safetensors.index.json.
+    """Write model.safetensors into an existing `folder`; above `most` bytes in shards, with their index.
 
     A shard is at most `most` bytes of tensors, or one tensor that is larger. Names are those that transformers expects.
 
@@ -108,7 +109,7 @@ def write_safetensors(
                 tensor = next(tensors)
                 assert tensor.shape == shapes[name]
                 assert tensor.dtype == dtype
-                stream.write(memoryview(tensor.contiguous().view(torch.uint8).numpy()).cast("B"))
+                tensor.contiguous().view(torch.uint8).numpy().tofile(stream)
                 del tensor  # before the next one is made
     if count > 1:
         places = {name: file for file, names in zip(named, shards, strict=True) for name in names}
