@@ -5,7 +5,8 @@
 
 The newest checkpoint of a run is written as f32, f16, bf16 and q8_0. Logits are compared with our own model's in
 float32, once with the weights of the checkpoint and once with those in the file (dequantised by the gguf package): the
-first says what the format costs, the second whether the file is right. Greedy ids: 64 after each prompt.
+first says what the format costs, the second whether the file is right. Greedy ids: 64 after each prompt. A model of the
+same shape with QK-norm, tied embeddings and random weights goes the same way (Qwen3 to llama.cpp).
 
 Token ids are compared on the run's held-out documents and on texts of special kinds, for the run's tokenizer in both
 ways that a unigram vocabulary can be written, and for two others of the same size trained on the run's text: `shortest`
@@ -18,8 +19,10 @@ import argparse
 import difflib
 import json
 import platform
+import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -74,19 +77,22 @@ def held_out(run: Run, language: str) -> list[str]:
     return [text[:CHARACTERS] for text in column.to_pylist()[:DOCUMENTS]]
 
 
-def other_vocabulary(run: Run, kind: str, folder: Path) -> Path:
-    """A run's skeleton with a tokenizer of another kind and a model of no use, to write a GGUF from."""
+def random_model(folder: Path, shape: Model) -> Transformer:
+    """A model with random weights, as the checkpoint step-0 of a run's skeleton."""
+    model = Transformer(shape)
+    model.init_weights(0)
+    (folder / "step-0").mkdir(parents=True)
+    save_model(model, folder / "step-0")
+    return model.eval()
+
+
+def other_vocabulary(run: Run, kind: str, folder: Path) -> None:
+    """Train a tokenizer of another kind on the run's text, and make a model of its size, of no other use."""
     settings: dict[str, Any] = {"model_type": kind, "vocab_size": run.recipe.tokenizer.vocab_size}
     texts = sample_texts(run.path("corpus"), run.recipe.corpus, TRAINED_BYTES, run.recipe.tokenizer.balance)
     chosen = TokenizerSettings(**settings, sample_bytes=TRAINED_BYTES)
+    random_model(folder, Model(layers=1, heads=1, kv_heads=1, hidden=32, ffn=32, vocab_size=chosen.vocab_size))
     train(texts, chosen, folder / "tokenizer", seed=0, add_bos=run.recipe.tokens.bos)
-    shape = Model(layers=1, heads=1, kv_heads=1, hidden=32, ffn=32, context_length=64, position_table=64)
-    shape.vocab_size = run.recipe.tokenizer.vocab_size
-    model = Transformer(shape)
-    model.init_weights(0)
-    (folder / "step-0").mkdir()
-    save_model(model, folder / "step-0")
-    return folder
 
 
 def in_file(path: Path, model: Transformer) -> Transformer:
@@ -151,6 +157,8 @@ def main() -> None:
     options = parser.parse_args()
     run = open_run(str(options.run))
     checkpoint, bos = checkpoint_folder(run), run.recipe.tokens.bos
+    if run.recipe.tokenizer.path or run.recipe.tokenizer.model_type != "unigram":
+        parser.error(f"{run.folder}: its tokenizer is not a unigram one of ours")
     tokenizer, model = Tokenizer.load(run.path("tokenizer")), load_model(checkpoint)
     groups = {f"held-out {language}": held_out(run, language) for language in ("en", "zh")} | KINDS
     texts = [text for group in groups.values() for text in group]
@@ -172,12 +180,18 @@ def main() -> None:
 
         for kind in TYPES:
             add(kind, run.folder, checkpoint, kind, "t5", whole=True)
+        models = dict.fromkeys(TYPES, model)
+        qwen3 = Path(scratch) / "qwen3"
+        shape = replace(model.config, qk_norm=True, tied_embeddings=True, init_std=0.1)
+        models["f32, random Qwen3"] = random_model(qwen3, shape)
+        shutil.copytree(run.path("tokenizer"), qwen3 / "tokenizer")
+        add("f32, random Qwen3", qwen3, qwen3 / "step-0", "f32", "t5", whole=True)
         tokenizers: dict[str, Any] = {"unigram as t5": tokenizer, "unigram as plamo2": tokenizer}
         names = {"unigram as t5": "f32", "unigram as plamo2": "plamo2"}
         add("plamo2", run.folder, checkpoint, "f32", "plamo2", whole=False)
         for kind, ways in (("shortest", ("t5", "plamo2")), ("bpe", ("llama",))):
-            (Path(scratch) / kind).mkdir()
-            folder = other_vocabulary(run, kind, Path(scratch) / kind)
+            folder = Path(scratch) / kind
+            other_vocabulary(run, kind, folder)
             for way in ways:
                 name = f"{kind} as {way}"
                 tokenizers[name], names[name] = Tokenizer.load(folder / "tokenizer"), name
@@ -190,8 +204,8 @@ def main() -> None:
         number = {name: at for at, name in enumerate(files)}
 
         formats: dict[str, Any] = {}
-        ours = [list(generate(model, ids, max_new_tokens=GREEDY, stop_ids=())) for ids in prompts]
-        for kind in TYPES:
+        for kind, model in models.items():
+            ours = [list(generate(model, ids, max_new_tokens=GREEDY, stop_ids=())) for ids in prompts]
             at = number[kind]
             theirs = [found[f"{at}/logits/{i}"] for i in range(len(sequences))]
             formats[kind] = compare_logits([model, in_file(files[kind], model)], sequences, theirs)

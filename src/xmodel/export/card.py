@@ -38,6 +38,7 @@ $ llama-completion -m {name}.gguf -no-cnv -p "The capital of France is" -n 32
 $ ollama create {name} -f {name}.Modelfile && ollama run {name} "The capital of France is"
 ```
 """
+BENCHMARK_METRICS = ("acc", "exact_match", "mcc")  # of those that a task is scored by: what its table shows
 VOCABULARIES = {
     "unigram": "SentencePiece unigram, byte fallback",
     "shortest": "BPE pieces, fewest of them to a text, as a SentencePiece unigram model; byte fallback",
@@ -56,8 +57,8 @@ def model_card(run_folder: Path, checkpoint: Path, settings: Export, path: str =
     """
     recipe = _recipe(run_folder / "recipe.yaml")
     model = from_hf(read_json(checkpoint / "config.json"))
-    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.name.rpartition("-")[2].isdigit() else None
-    rows = results(run_folder)
+    step = _step(checkpoint)
+    rows = results(run_folder, step)
     funnel = _optional(run_folder / "corpus" / "funnel.json")
     name = run_name(run_folder)
     pretrain = recipe.get("pretrain") or {}
@@ -90,14 +91,26 @@ def languages(run_folder: Path) -> list[str]:
     return sorted(found) or sorted(LANGUAGES)
 
 
-def results(run_folder: Path) -> list[dict[str, Any]]:
-    """The result rows in eval/*.json, each with the name of its suite."""
+def results(run_folder: Path, step: int | None = None) -> list[dict[str, Any]]:
+    """The result rows of a run, each with the name of its suite: of the evaluate stage (eval/*.json) and of what
+    `xmodel evaluate` was asked for besides (evaluations/step-N/*.json).
+
+    Args:
+        step: leave out what was scored at another step.
+    """
     rows = []
-    for path in sorted((run_folder / "eval").glob("*.json")):
+    asked = [path for path in (run_folder / "evaluations").glob("step-*/*.json") if _step(path.parent) == step]
+    for path in [*sorted((run_folder / "eval").glob("*.json")), *sorted(asked)]:
         content = read_json(path)
-        if isinstance(content, dict):
+        if isinstance(content, dict) and "results" in content and (not step or content.get("step", step) == step):
             rows += [{"suite": content["suite"]} | row for row in content["results"]]
     return rows
+
+
+def _step(folder: Path) -> int | None:
+    """The number of a folder `step-<number>`."""
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else None
 
 
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -128,7 +141,7 @@ def _front_matter(
 def _is_headline(row: dict[str, Any]) -> bool:
     """Whether a result goes into the model-index: means, translation, bits per byte; the tables have the rest."""
     means = row["metric"] == "acc" and (row["set"].startswith("mean_") or row["suite"] == "translation")
-    return means or row["metric"] in ("chrf", "bits_per_byte")
+    return not row.get("partial") and (means or row["metric"] in ("chrf", "bits_per_byte"))
 
 
 def _index_entry(row: dict[str, Any]) -> dict[str, Any]:
@@ -156,10 +169,12 @@ def _summary(model: Model, languages: Sequence[str], step: int | None, seen: int
 
 def _scores(rows: Sequence[dict[str, Any]]) -> str:
     """Every score with its standard error and its chance level."""
+    known = [row for row in rows if "benchmark" in row and row["metric"].split(",")[0] in BENCHMARK_METRICS]
+    rows = [row for row in rows if "benchmark" not in row]
     choices = [row for row in rows if row["metric"] == "acc"]
     held_out = [row for row in rows if row["set"] == "validation"]
     translated = [row for row in rows if row["metric"] == "chrf"]
-    parts = ["## Scores\n"] if rows else []
+    parts = ["## Scores\n"] if held_out or choices or translated or known else []
     if held_out:
         table = markdown_table(
             ["held-out text", "measure", "#value", "#standard error", "#tokens", "#bytes"],
@@ -185,13 +200,31 @@ def _scores(rows: Sequence[dict[str, Any]]) -> str:
                     row["shots"],
                     f"{100 * row['value']:.1f}",
                     _error(row["stderr"], 100, 1),
-                    f"{100 * row['chance']:.1f}",
+                    _error(row["chance"], 100, 1),
                     f"{row['items']:,}",
                 ]
                 for row in choices
             ],
         )
         parts += ["The choice with the highest log-likelihood is picked.\n", table]
+    if known:
+        table = markdown_table(
+            ["benchmark", "task", "measure", "#shots", "#value %", "#standard error", "#chance %", "#items"],
+            [
+                [
+                    row["benchmark"],
+                    row["set"] + (" (a part of it)" if row.get("partial") else ""),
+                    row["metric"].replace("_", " "),
+                    row["shots"],
+                    f"{100 * row['value']:.1f}",
+                    _error(row["stderr"], 100, 1),
+                    _error(row["chance"], 100, 1),
+                    f"{row['items']:,}",
+                ]
+                for row in known
+            ],
+        )
+        parts += ["By lm-evaluation-harness's definitions of the tasks.\n", table]
     if translated:
         table = markdown_table(
             ["greedy translation", "#shots", "#chrF", "#standard error", "#of an unrelated reference", "#items"],
@@ -201,7 +234,7 @@ def _scores(rows: Sequence[dict[str, Any]]) -> str:
                     row["shots"],
                     f"{row['value']:.1f}",
                     _error(row["stderr"], 1, 1),
-                    "" if row["chance"] is None else f"{row['chance']:.1f}",
+                    _error(row["chance"], 1, 1),
                     f"{row['items']:,}",
                 ]
                 for row in translated
@@ -212,6 +245,7 @@ def _scores(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _error(value: float | None, scale: float, digits: int) -> str:
+    """A standard error or a chance level; empty where there is none."""
     return "" if value is None else f"{scale * value:.{digits}f}"
 
 
