@@ -130,6 +130,32 @@ def test_the_tables_have_the_runs_numbers(run: Path, checkpoint: Path) -> None:
     assert "made-up world" in text
 
 
+def test_benchmarks_and_scores_of_another_step(run: Path, checkpoint: Path) -> None:
+    task = {"benchmark": "arc_easy", "set": "arc_easy", "language": "en", "shots": 0} | ACC
+    rows = [task, task | {"metric": "acc_norm"}, task | {"set": "qa", "chance": None, "partial": True}]
+    write(run / "evaluations" / "step-40" / "arc_easy.json", {"suite": "commonsense", "task": "a", "results": rows})
+    write(
+        run / "evaluations" / "step-80" / "other.json", {"suite": "commonsense", "results": [task | {"set": "later"}]}
+    )
+    write(run / "eval" / "later.json", {"suite": "sandbox", "step": 80, "results": [task | {"set": "later"}]})
+    text = model_card(run, checkpoint, Export())
+    assert "| arc_easy | arc_easy | acc | 0 | 53.1 | 3.3 | 25.0 | 224 |" in text
+    assert "| arc_easy | qa (a part of it) | acc | 0 | 53.1 | 3.3 |  | 224 |" in text
+    assert "later" not in text  # it is not this checkpoint that has these scores
+    assert "acc norm" not in text
+
+
+def test_it_says_how_to_run_the_model(run: Path, checkpoint: Path) -> None:
+    text = model_card(run, checkpoint, Export(), path="me/my-model")
+    for line in (
+        'AutoModelForCausalLM.from_pretrained("me/my-model")',
+        "`vllm serve me/my-model --max-model-len 64`",
+        "ollama create my-model -f my-model.Modelfile",
+        "xmodel export gguf RUN --out my-model.gguf",
+    ):
+        assert line in text
+
+
 def test_a_bare_checkpoint_gets_a_card_too(checkpoint: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -8,43 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import make_model, train_tokenizer
+from made_run import STEP, TEXTS, make_run
+from safetensors.torch import load_file, save_file
 
 from xmodel.errors import MachineError, UserError
 from xmodel.export.hf import export_hf
 from xmodel.inference.engine import encode_prompt, generate
-from xmodel.model.checkpoint_io import load_model, save_model
+from xmodel.model.checkpoint_io import load_model
 from xmodel.recipe.settings import Export
 from xmodel.tokenizer.codec import Tokenizer
 
-TEXTS = (
-    "Mira went to Oslo.",
-    " two  spaces,\ttabs\n\n\nand lines \r\n",
-    "小林带着17个红苹果去了绿色的山。",
-    "def f(x):\n    return x ** 2  # 平方 🙂 𝄞 \u00e9 e\u0301",
-    "<s> is not a token here, nor is </s> or <0x0A>",
-    "",
-)
 
-
-def make_run(folder: Path, bos: bool = True, tied: bool = False) -> Path:
-    """As much of a run as an export needs."""
-    tokenizer = train_tokenizer_into(folder / "tokenizer", bos)
-    checkpoint = folder / "checkpoints" / "step-000000040"
-    checkpoint.mkdir(parents=True)
-    save_model(make_model(tokenizer.vocab_size, tied=tied), checkpoint)
-    return folder
-
-
-def train_tokenizer_into(folder: Path, bos: bool) -> Tokenizer:
-    folder.mkdir(parents=True)
-    return train_tokenizer(folder, bos)
-
-
-def export(run: Path, dtype: str = "fp32") -> Path:
-    out = run / f"hf-{dtype}"
+def export(run: Path, dtype: str = "fp32", shard_size: int = 5_000_000_000) -> Path:
+    out = run / f"hf-{dtype}-{shard_size}"
     out.mkdir()
-    export_hf(run, run / "checkpoints" / "step-000000040", out, Export(dtype=dtype))  # pyright: ignore[reportArgumentType]
+    settings = Export(dtype=dtype, shard_size=shard_size)  # pyright: ignore[reportArgumentType]
+    export_hf(run, run / "checkpoints" / STEP, out, settings)
     return out
 
 
@@ -73,7 +52,7 @@ def test_the_same_logits(run: Path, exported: Path, tmp_path: Path, tied: bool) 
         run = make_run(tmp_path / "tied", tied=True)
         exported = export(run)
     theirs = hf_model(exported)
-    ours = load_model(run / "checkpoints" / "step-000000040")
+    ours = load_model(run / "checkpoints" / STEP)
     assert type(theirs).__name__ == "LlamaForCausalLM"
     assert theirs.dtype == torch.float32
     tokens = torch.randint(0, ours.config.vocab_size, (3, 64), generator=torch.Generator().manual_seed(0))
@@ -84,11 +63,51 @@ def test_the_same_logits(run: Path, exported: Path, tmp_path: Path, tied: bool) 
 
 def test_bf16_is_the_rounded_model(run: Path) -> None:
     theirs = hf_model(export(run, "bf16"), dtype="auto").state_dict()
-    ours = load_model(run / "checkpoints" / "step-000000040").state_dict()
+    ours = load_model(run / "checkpoints" / STEP).state_dict()
     assert theirs.keys() == ours.keys()
     for name, tensor in ours.items():
         assert theirs[name].dtype == torch.bfloat16
         assert torch.equal(theirs[name], tensor.bfloat16()), name
+
+
+def test_shards_are_the_same_model(run: Path, exported: Path) -> None:
+    most = 40_000
+    sharded = export(run, shard_size=most)
+    index = json.loads((sharded / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in sharded.glob("*.safetensors"))
+    assert len(files) > 3
+    assert files == [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
+    assert set(index["weight_map"].values()) == set(files)
+    stored = {file: load_file(sharded / file) for file in files}
+    for tensors in stored.values():
+        assert len(tensors) == 1 or sum(tensor.nbytes for tensor in tensors.values()) <= most
+    whole = load_file(exported / "model.safetensors")
+    assert index["weight_map"].keys() == whole.keys()
+    for name, file in index["weight_map"].items():
+        assert torch.equal(stored[file][name], whole[name])
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
+    theirs, ours = hf_model(sharded), load_model(sharded)
+    tokens = torch.arange(48)[None]
+    with torch.no_grad():
+        expected, logits = ours(tokens), theirs(tokens).logits
+    assert float((logits - expected).abs().max() / expected.abs().max()) <= 1e-5
+
+
+def test_averaged_weights_and_shards_are_read(run: Path, tmp_path: Path) -> None:
+    again = make_run(tmp_path / "run")
+    checkpoint = again / "checkpoints" / STEP
+    state = {name: tensor * 0.5 for name, tensor in load_model(checkpoint).state_dict().items()}
+    save_file(state, checkpoint / "average.safetensors")
+    exported = load_file(export(again) / "model.safetensors")
+    assert all(torch.equal(exported[name], state[name]) for name in state)
+    # An export is a checkpoint folder too: what was written in shards is written anew.
+    out = tmp_path / "out"
+    out.mkdir()
+    export_hf(run, export(run, shard_size=30_000), out, Export(dtype="fp32"))
+    assert all(
+        torch.equal(tensor, load_file(run / "checkpoints" / STEP / "model.safetensors")[name])
+        for name, tensor in load_file(out / "model.safetensors").items()
+    )
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -109,7 +128,7 @@ def test_the_same_token_ids(run: Path, exported: Path, tmp_path: Path, bos: bool
 def test_the_same_greedy_text(run: Path, exported: Path) -> None:
     from transformers import AutoTokenizer
 
-    ours, tokenizer = load_model(run / "checkpoints" / "step-000000040"), Tokenizer.load(run / "tokenizer")
+    ours, tokenizer = load_model(run / "checkpoints" / STEP), Tokenizer.load(run / "tokenizer")
     theirs, their_tokenizer = hf_model(exported), AutoTokenizer.from_pretrained(exported)
     for prompt in ("Mira went to", "小林带着", "def f(x):\n    "):
         inputs = their_tokenizer(prompt, return_tensors="pt")

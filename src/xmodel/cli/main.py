@@ -24,13 +24,13 @@ from xmodel.cli.common import (
     REDO,
     TARGET,
     Commands,
-    WithDefault,
     carry_out_stages,
     open_target,
 )
 from xmodel.cli.compare import compare
 from xmodel.cli.corpus import corpus
 from xmodel.cli.evaluate import evaluate
+from xmodel.cli.exporting import export
 from xmodel.cli.importing import import_
 from xmodel.cli.plan import plan
 from xmodel.cli.pretrain import pretrain
@@ -154,51 +154,7 @@ cli.add_command(plan)
 cli.add_command(evaluate)
 cli.add_command(import_)
 cli.add_command(compare)
-
-
-@cli.group(cls=WithDefault)
-def export() -> None:
-    """Write the trained model in the formats of other engines.
-
-    \b
-    Examples:
-      xmodel export runs/quickstart                 the run's export stage: runs/quickstart/export/hf
-      xmodel export hf runs/quickstart --out mymodel
-    """
-
-
-@export.command("run", hidden=True)
-@TARGET
-@OVERRIDES
-@FOLDER
-@REDO
-@JSON
-def export_run(target: str, overrides: tuple[str, ...], folder: str | None, redo: str | None, as_json: bool) -> None:
-    """The export stage of a run."""
-    rows = carry_out_stages(open_target(target, overrides, folder), ("export",), redo)
-    if as_json:
-        click.echo(json.dumps(rows[0], ensure_ascii=False))
-
-
-@export.command("hf")
-@click.argument("target", metavar="RUN")
-@click.option("--out", metavar="DIR", required=True, help="Folder to write (must not exist).")
-@click.option("--dtype", type=click.Choice(["bf16", "fp32"]), help="Number format (default: the recipe's).")
-def export_hf(target: str, out: str, dtype: str | None) -> None:
-    """Write the newest checkpoint of a run for Hugging Face transformers, vLLM and others.
-
-    \b
-    Examples:
-      xmodel export hf runs/quickstart --out mymodel
-      xmodel export hf runs/quickstart --out mymodel-fp32 --dtype fp32
-    """
-    from xmodel.stages import export_to
-
-    if Path(out).exists():
-        raise UserError(f"--out {out}: exists already; name a folder that does not")
-    opened = open_target(target, (f"export.dtype={dtype}",) if dtype else (), None)
-    export_to(opened, Path(out))
-    click.echo(out)
+cli.add_command(export)
 
 
 @cli.command()

@@ -23,40 +23,56 @@ USE = """## Use
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = AutoModelForCausalLM.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("{path}")
+model = AutoModelForCausalLM.from_pretrained("{path}")
 inputs = tokenizer("The capital of France is", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0], skip_special_tokens=True))
 ```
+
+vLLM: `vllm serve {path} --max-model-len {context}`, then `/v1/completions` of its OpenAI-compatible server.
+
+llama.cpp and Ollama read a GGUF file, which `xmodel export gguf RUN --out {name}.gguf` writes from the run:
+
+```console
+$ llama-completion -m {name}.gguf -no-cnv -p "The capital of France is" -n 32
+$ ollama create {name} -f {name}.Modelfile && ollama run {name} "The capital of France is"
+```
 """
+BENCHMARK_METRICS = ("acc", "exact_match", "mcc")  # of those that a task is scored by: what its table shows
+VOCABULARIES = {
+    "unigram": "SentencePiece unigram, byte fallback",
+    "shortest": "BPE pieces, fewest of them to a text, as a SentencePiece unigram model; byte fallback",
+    "bpe": "SentencePiece BPE, byte fallback",
+}
 
 
-def model_card(run_folder: Path, checkpoint: Path, settings: Export) -> str:
+def model_card(run_folder: Path, checkpoint: Path, settings: Export, path: str = "PATH") -> str:
     """README.md of an exported model, with the front matter that the Hugging Face hub reads.
 
     Whatever the run does not have (no evaluation yet, say) is left out; nothing is invented.
 
     Args:
         checkpoint: folder `step-<number>` with config.json.
+        path: what transformers and vLLM are to load: OWNER/NAME of the hub, where it will stand there.
     """
     recipe = _recipe(run_folder / "recipe.yaml")
     model = from_hf(read_json(checkpoint / "config.json"))
-    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.name.rpartition("-")[2].isdigit() else None
-    rows = results(run_folder)
+    step = _step(checkpoint)
+    rows = results(run_folder, step)
     funnel = _optional(run_folder / "corpus" / "funnel.json")
-    name = str(recipe.get("name") or run_folder.resolve().name)
+    name = run_name(run_folder)
     pretrain = recipe.get("pretrain") or {}
     train = Pretrain(**{field.name: pretrain[field.name] for field in fields(Pretrain) if field.name in pretrain})
     seen = samples_through(step, train) * model.context_length if step and "global_batch" in pretrain else None
     initial = str(pretrain.get("init_from") or "")  # weights of others
-    languages = _languages(funnel) if funnel or not initial else []
+    spoken = languages(run_folder)
     parts = [
-        _front_matter(name, settings.licence, model, languages, rows),
+        _front_matter(name, settings.licence, model, spoken, rows),
         f"# {name}\n",
-        _summary(model, languages, step, seen, initial),
-        USE,
+        _summary(model, spoken, step, seen, initial),
+        USE.format(path=path, name=name, context=model.context_length),
         _scores(rows),
-        _shape(model, own_tokenizer=not (run_folder / "tokenizer" / "codec.json").is_file()),
+        _shape(model, recipe),
         _training(run_folder, recipe, step, seen) if step or not initial else "",
         _corpus(recipe, funnel, _optional(run_folder / "tokens" / "manifest.json"), seen),
         _limits(recipe, settings.licence) if funnel or not initial else _licence(settings.licence),
@@ -64,14 +80,40 @@ def model_card(run_folder: Path, checkpoint: Path, settings: Export) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def results(run_folder: Path) -> list[dict[str, Any]]:
-    """The result rows in eval/*.json, each with the name of its suite."""
+def run_name(run_folder: Path) -> str:
+    """What the recipe of a run calls it, or else its folder."""
+    return str(_recipe(run_folder / "recipe.yaml").get("name") or run_folder.resolve().name)
+
+
+def languages(run_folder: Path) -> list[str]:
+    """The languages of a run's corpus, as codes. Without a corpus: all that we know, or none for imported weights."""
+    funnel = _optional(run_folder / "corpus" / "funnel.json")
+    if not funnel and (_recipe(run_folder / "recipe.yaml").get("pretrain") or {}).get("init_from"):
+        return []
+    found = {language for source in funnel.get("sources", {}).values() for language in source.get("languages", {})}
+    return sorted(found) or sorted(LANGUAGES)
+
+
+def results(run_folder: Path, step: int | None = None) -> list[dict[str, Any]]:
+    """The result rows of a run, each with the name of its suite: of the evaluate stage (eval/*.json) and of what
+    `xmodel evaluate` was asked for besides (evaluations/step-N/*.json).
+
+    Args:
+        step: leave out what was scored at another step.
+    """
     rows = []
-    for path in sorted((run_folder / "eval").glob("*.json")):
+    asked = [path for path in (run_folder / "evaluations").glob("step-*/*.json") if _step(path.parent) == step]
+    for path in [*sorted((run_folder / "eval").glob("*.json")), *sorted(asked)]:
         content = read_json(path)
-        if isinstance(content, dict):
+        if isinstance(content, dict) and "results" in content and (not step or content.get("step", step) == step):
             rows += [{"suite": content["suite"]} | row for row in content["results"]]
     return rows
+
+
+def _step(folder: Path) -> int | None:
+    """The number of a folder `step-<number>`."""
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else None
 
 
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -102,7 +144,7 @@ def _front_matter(
 def _is_headline(row: dict[str, Any]) -> bool:
     """Whether a result goes into the model-index: means, translation, bits per byte; the tables have the rest."""
     means = row["metric"] == "acc" and (row["set"].startswith("mean_") or row["suite"] == "translation")
-    return means or row["metric"] in ("chrf", "bits_per_byte")
+    return not row.get("partial") and (means or row["metric"] in ("chrf", "bits_per_byte"))
 
 
 def _index_entry(row: dict[str, Any]) -> dict[str, Any]:
@@ -136,10 +178,12 @@ def _summary(model: Model, languages: Sequence[str], step: int | None, seen: int
 
 def _scores(rows: Sequence[dict[str, Any]]) -> str:
     """Every score with its standard error and its chance level."""
+    known = [row for row in rows if "benchmark" in row and row["metric"].split(",")[0] in BENCHMARK_METRICS]
+    rows = [row for row in rows if "benchmark" not in row]
     choices = [row for row in rows if row["metric"] == "acc"]
     held_out = [row for row in rows if row["set"] == "validation"]
     translated = [row for row in rows if row["metric"] == "chrf"]
-    parts = ["## Scores\n"] if rows else []
+    parts = ["## Scores\n"] if held_out or choices or translated or known else []
     if held_out:
         table = markdown_table(
             ["held-out text", "measure", "#value", "#standard error", "#tokens", "#bytes"],
@@ -165,13 +209,31 @@ def _scores(rows: Sequence[dict[str, Any]]) -> str:
                     row["shots"],
                     f"{100 * row['value']:.1f}",
                     _error(row["stderr"], 100, 1),
-                    f"{100 * row['chance']:.1f}",
+                    _error(row["chance"], 100, 1),
                     f"{row['items']:,}",
                 ]
                 for row in choices
             ],
         )
         parts += ["The choice with the highest log-likelihood is picked.\n", table]
+    if known:
+        table = markdown_table(
+            ["benchmark", "task", "measure", "#shots", "#value %", "#standard error", "#chance %", "#items"],
+            [
+                [
+                    row["benchmark"],
+                    row["set"] + (" (a part of it)" if row.get("partial") else ""),
+                    row["metric"].replace("_", " "),
+                    row["shots"],
+                    f"{100 * row['value']:.1f}",
+                    _error(row["stderr"], 100, 1),
+                    _error(row["chance"], 100, 1),
+                    f"{row['items']:,}",
+                ]
+                for row in known
+            ],
+        )
+        parts += ["By lm-evaluation-harness's definitions of the tasks.\n", table]
     if translated:
         table = markdown_table(
             ["greedy translation", "#shots", "#chrF", "#standard error", "#of an unrelated reference", "#items"],
@@ -181,7 +243,7 @@ def _scores(rows: Sequence[dict[str, Any]]) -> str:
                     row["shots"],
                     f"{row['value']:.1f}",
                     _error(row["stderr"], 1, 1),
-                    "" if row["chance"] is None else f"{row['chance']:.1f}",
+                    _error(row["chance"], 1, 1),
                     f"{row['items']:,}",
                 ]
                 for row in translated
@@ -192,11 +254,14 @@ def _scores(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _error(value: float | None, scale: float, digits: int) -> str:
+    """A standard error or a chance level; empty where there is none."""
     return "" if value is None else f"{scale * value:.{digits}f}"
 
 
-def _shape(model: Model, own_tokenizer: bool) -> str:
+def _shape(model: Model, recipe: dict[str, Any]) -> str:
     counts = parameters(model)
+    tokenizer = recipe.get("tokenizer") or {}
+    kind = "taken over as it was" if tokenizer.get("path") else VOCABULARIES.get(tokenizer.get("model_type", ""))
     rows = [
         ["parameters", f"{counts['total']:,}"],
         ["of them outside the embeddings", f"{counts['non_embedding']:,}"],
@@ -205,7 +270,7 @@ def _shape(model: Model, own_tokenizer: bool) -> str:
         ["SwiGLU width", model.ffn],
         ["query heads / key-value heads", f"{model.heads} / {model.kv_heads}"],
         ["context length", f"{model.context_length:,}"],
-        ["vocabulary", f"{model.vocab_size:,}" + " (SentencePiece unigram, byte fallback)" * own_tokenizer],
+        ["vocabulary", f"{model.vocab_size:,}" + (f" ({kind})" if kind else "")],
         ["embeddings", "tied" if model.tied_embeddings else "untied"],
     ]
     return "## Model\n\n" + markdown_table(["", "#"], rows)
@@ -285,11 +350,6 @@ far the scores can be trusted.
 
 def _licence(licence: str) -> str:
     return f"## Licence\n\nThe weights are under `{licence}`.\n"
-
-
-def _languages(funnel: dict[str, Any]) -> list[str]:
-    found = {language for source in funnel.get("sources", {}).values() for language in source.get("languages", {})}
-    return sorted(found) or sorted(LANGUAGES)
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A folder that Hugging Face transformers, vLLM and others take as it is: LlamaForCausalLM in safetensors."""
+"""A folder that Hugging Face transformers, vLLM and others take as it is: Llama or Qwen3 in safetensors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 
 from xmodel.errors import MachineError
 from xmodel.export.card import model_card
-from xmodel.files import read_json, write_json
-from xmodel.model.checkpoint_io import load_model, save_model
+from xmodel.files import write_json
+from xmodel.model.checkpoint_io import write_config
+from xmodel.model.weight_stream import stored_weights, write_safetensors
 from xmodel.recipe.settings import Export
 from xmodel.tokenizer.codec import Tokenizer
 
@@ -22,22 +23,25 @@ TOKENIZER_FILES = (
 )  # the run's: they add <s> or not
 
 
-def export_hf(run_folder: Path, checkpoint: Path, folder: Path, settings: Export) -> None:
+def export_hf(run_folder: Path, checkpoint: Path, folder: Path, settings: Export, loaded_as: str = "PATH") -> None:
     """Write a checkpoint of a run, its tokenizer and a model card with the run's figures into an existing `folder`.
+
+    The weights go from file to file tensor by tensor: memory is that of the largest tensor, whatever the model.
 
     Args:
         checkpoint: folder with config.json and model.safetensors.
-        settings: number format and licence.
+        settings: number format, size of a shard, licence.
+        loaded_as: what the card says to load, OWNER/NAME of the hub if it goes there.
 
     Raises:
         UserError: the checkpoint is not one.
         MachineError: a file of the run is missing or damaged.
     """
     tokenizer = Tokenizer.load(run_folder / "tokenizer")
-    model = load_model(checkpoint, dtype=DTYPES[settings.dtype])
-    save_model(model, folder)
+    weights, dtype = stored_weights(checkpoint), DTYPES[settings.dtype]
+    write_safetensors(folder, weights.shapes, weights.tensors(dtype), dtype, settings.shard_size)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}  # of somebody else's, not 1 and 2
-    write_json(folder / "config.json", read_json(folder / "config.json") | ids)
+    write_config(weights.config, dtype, folder, **ids)
     for name in TOKENIZER_FILES:
         source = run_folder / "tokenizer" / name
         if not source.is_file():
@@ -46,4 +50,4 @@ def export_hf(run_folder: Path, checkpoint: Path, folder: Path, settings: Export
             raise MachineError(f"{source}: missing; `xmodel tokenizer {run_folder} --redo tokenizer` makes it again")
         shutil.copyfile(source, folder / name)
     write_json(folder / "generation_config.json", ids | {"pad_token_id": tokenizer.eos_id})
-    (folder / "README.md").write_text(model_card(run_folder, checkpoint, settings), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(run_folder, checkpoint, settings, loaded_as), encoding="utf-8")

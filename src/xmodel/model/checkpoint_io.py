@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,8 +37,13 @@ def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = Non
 def save_weights(config: Model, state: dict[str, Tensor], folder: Path) -> None:
     """Write config.json and the tensors of a state dict, on the CPU, as model.safetensors; see `save_model`."""
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    torch_dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
-    write_json(folder / CONFIG, to_hf(config) | {"dtype": torch_dtype, "torch_dtype": torch_dtype})
+    write_config(config, next(iter(state.values())).dtype, folder)
+
+
+def write_config(config: Model, dtype: torch.dtype, folder: Path, **more: Any) -> None:
+    """Write config.json for weights of this dtype; `more` replaces or adds fields."""
+    name = str(dtype).removeprefix("torch.")
+    write_json(folder / CONFIG, to_hf(config) | {"dtype": name, "torch_dtype": name} | more)
 
 
 def load_model(
@@ -53,46 +60,85 @@ def load_model(
         MachineError: a file is missing or damaged.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: no {CONFIG}; a checkpoint folder holds {CONFIG} and {WEIGHTS}")
-    config = from_hf(read_json(folder / CONFIG))
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = described_model(folder)
     expected = model.state_dict()
     state: dict[str, Tensor] = {}
     for name, tensor in read_tensors(folder, average):
-        if name.endswith(DERIVED) or (config.tied_embeddings and name == "lm_head.weight"):
-            continue
-        if name not in expected:
-            raise UserError(f"{folder}: tensor {name} has no place in the {config.layers}-layer model of its {CONFIG}")
-        if tensor.shape != expected[name].shape:
-            stored, wanted = list(tensor.shape), list(expected[name].shape)
-            raise UserError(f"{folder}: tensor {name} has shape {stored}, but {CONFIG} makes it {wanted}")
-        state[name] = tensor.to(device, dtype)
-    if missing := sorted(expected.keys() - state.keys()):
-        raise UserError(f"{folder}: {len(missing)} tensors of its {CONFIG} are missing, the first is {missing[0]}")
+        if belongs(name, tensor.shape, expected, folder):
+            state[name] = tensor.to(device, dtype)
+    check_complete(state, expected, folder)
     model.load_state_dict(state, assign=True)
     model.rotary = model.rotary.to(device)
     model.compute_dtype = dtype
     return model.eval()
 
 
+def described_model(folder: Path) -> Transformer:
+    """The model of a folder's config.json, on the meta device: shapes without memory.
+
+    Raises:
+        UserError: there is no config.json, or it is not a Llama's.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: no {CONFIG}; a checkpoint folder holds {CONFIG} and {WEIGHTS}")
+    with torch.device("meta"):
+        return Transformer(from_hf(read_json(folder / CONFIG)))
+
+
+def belongs(name: str, shape: Sequence[int], expected: Mapping[str, Tensor], folder: Path) -> bool:
+    """Whether a stored tensor is a parameter of the model; False for what follows from others.
+
+    Raises:
+        UserError: the model has no such parameter, or one of another shape.
+    """
+    if name.endswith(DERIVED) or (name == "lm_head.weight" and name not in expected):
+        return False
+    if name not in expected:
+        layers = sum(known.endswith(".input_layernorm.weight") for known in expected)
+        raise UserError(f"{folder}: tensor {name} has no place in the {layers}-layer model of its {CONFIG}")
+    if list(shape) != list(expected[name].shape):
+        raise UserError(
+            f"{folder}: tensor {name} has shape {list(shape)}, but {CONFIG} makes it {list(expected[name].shape)}"
+        )
+    return True
+
+
+def check_complete(found: Mapping[str, Any], expected: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise UserError when parameters of the model are not among those found."""
+    if missing := sorted(expected.keys() - found.keys()):
+        raise UserError(f"{folder}: {len(missing)} tensors of its {CONFIG} are missing, the first is {missing[0]}")
+
+
 def read_tensors(folder: Path, average: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a folder's safetensors files, one after another, on the CPU."""
+    for file in weight_files(folder, average):
+        with open_weights(file) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
+                yield name, tensors.get_tensor(name)
+
+
+def weight_files(folder: Path, average: bool = True) -> list[Path]:
+    """The safetensors files that hold a folder's weights.
+
+    Raises:
+        UserError: there are none.
+    """
     if average and (folder / AVERAGE).is_file():
-        files = [AVERAGE]
-    elif (folder / INDEX).is_file():
-        files = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-    elif (folder / WEIGHTS).is_file():
-        files = [WEIGHTS]
-    else:
-        raise UserError(f"{folder}: neither {WEIGHTS} nor {INDEX}; a checkpoint folder holds one of them")
-    for file in files:
-        try:
-            with safe_open(folder / file, framework="pt", device="cpu") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
-                    yield name, tensors.get_tensor(name)
-        except FileNotFoundError:
-            raise MachineError(f"{folder / file}: missing, though {INDEX} names it") from None
-        except (SafetensorError, json.JSONDecodeError) as error:
-            raise MachineError(f"{folder / file}: damaged ({error})") from None
+        return [folder / AVERAGE]
+    if (folder / INDEX).is_file():
+        return [folder / file for file in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    raise UserError(f"{folder}: neither {WEIGHTS} nor {INDEX}; a checkpoint folder holds one of them")
+
+
+@contextmanager
+def open_weights(file: Path) -> Iterator[Any]:
+    """A safetensors file, open for reading; MachineError where it is missing or damaged."""
+    try:
+        with safe_open(file, framework="pt", device="cpu") as tensors:
+            yield tensors
+    except FileNotFoundError:
+        raise MachineError(f"{file}: missing, though {INDEX} names it") from None
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise MachineError(f"{file}: damaged ({error})") from None

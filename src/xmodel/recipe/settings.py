@@ -187,6 +187,9 @@ class Export:
     """What the finished model is written as."""
 
     dtype: Literal["bf16", "fp32"] = setting("bf16", "number format of the exported weights")
+    shard_size: int = setting(
+        5_000_000_000, "bytes of weights in one file; a larger model is cut into shards, with an index", least=1_000_000
+    )
     licence: str = setting("apache-2.0", "licence named in the model card")
 
 
