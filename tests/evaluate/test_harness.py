@@ -154,7 +154,9 @@ def test_generation(both) -> None:
     ]
     prompts = [texts()[number][:60] for number in range(0, 190, 30)]
     requests = [
-        Instance("generate_until", {}, (prompt, dict(setting)), 0, ("t", 0, 1)) for setting in settings for prompt in prompts
+        Instance("generate_until", {}, (prompt, dict(setting)), 0, ("t", 0, 1))
+        for setting in settings
+        for prompt in prompts
     ]
     ours.truncated = 0
     mine = ours.generate_until(requests)
@@ -179,7 +181,10 @@ def test_figures_are_those_of_the_harness(both, folder: Path) -> None:
         again = score_task(ours, prepared, task := open_task(prepared), places=range(len(task.task_docs)))
         assert again["items"] == result["items"]
         found = {row["metric"]: row["value"] for row in result["results"]}
-        rest = {metric.replace(",none", "").replace(",remove_whitespace", ""): value for metric, value in golden[prepared.name].items()}
+        rest = {
+            metric.replace(",none", "").replace(",remove_whitespace", ""): value
+            for metric, value in golden[prepared.name].items()
+        }
         for metric, value in found.items():
             key = "exact_match,strict-match" if (metric, prepared.name) == ("exact_match", "gsm8k") else metric
             assert value == pytest.approx(rest[key], rel=1e-5), (prepared.name, metric)
