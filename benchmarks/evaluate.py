@@ -6,8 +6,9 @@
 Both sides get the same requests, built by the harness's own task objects from the rows in DIR (laid out as
 `xmodel evaluate layout` says), the same random weights (exported once, read by both), tokenizer, context length and
 threads. They take turns task by task, so that a busy moment of the machine falls on both; `--rounds` of them, and the
-ratio is the median over rounds of the ratio within a round. Time is wall clock from the texts to the results, the
-tokenizing of both included. Random weights make no difference to speed, but for when generation stops: with them a stop
+ratio is the median over rounds of the ratio within a round. Time runs from the texts to the results, the tokenizing of
+both included; on a GPU it is wall clock, on a CPU processor time of all threads, which other work on the machine
+disturbs less. Random weights make no difference to speed, but for when generation stops: with them a stop
 text hardly ever comes up, so `--room` bounds the answers on both sides.
 """
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="fp32", choices=sorted(DTYPES))
     parser.add_argument("--shape", default="small", choices=sorted(SHAPES))
-    parser.add_argument("--limit", type=int, default=40, help="rows of each task")
+    parser.add_argument("--limit", type=int, default=24, help="rows of a benchmark; a group shares 2 x as many")
     parser.add_argument("--room", type=int, default=64, help="new tokens of a generated answer at most")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--batch", default="8,32", help="batch sizes of the hf backend; its best one counts")
@@ -102,6 +103,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if not suite.startswith(arguments.suites):
             continue
         sums: dict[str, list[float]] = {}
+        print(f"{suite} ...", flush=True)
         for name in names:
             requests = build(name, arguments)
             found = compare(ours, backends, requests, arguments)
@@ -156,7 +158,8 @@ def build(name: str, arguments: argparse.Namespace) -> list[Any]:
     found = []
     for prepared in ready:
         task = open_task(prepared)
-        task.build_all_requests(limit=arguments.limit, rank=0, world_size=1)
+        limit = arguments.limit if len(ready) == 1 else max(1, 2 * arguments.limit // len(ready))
+        task.build_all_requests(limit=limit, rank=0, world_size=1)
         found += task.instances
     for request in found:
         if request.request_type == "generate_until":
@@ -171,14 +174,15 @@ def compare(
     kind = requests[0].request_type
     run: dict[str, Any] = {"ours": getattr(ours, kind)}
     run |= {size: lambda these, lm=lm: getattr(lm, kind)(these, disable_tqdm=True) for size, lm in backends.items()}
+    clock = time.perf_counter if arguments.device.startswith("cuda") else time.process_time
     seconds: dict[str, list[float]] = {side: [] for side in run}
     results: dict[str, Any] = {}
     for _ in range(arguments.rounds):
         for side, function in run.items():
             these = copy.deepcopy(requests)
-            started = time.perf_counter()
+            started = clock()
             results[side] = function(these)
-            seconds[side].append(time.perf_counter() - started)
+            seconds[side].append(clock() - started)
     best = min((statistics.median(times), side) for side, times in seconds.items() if side != "ours")[1]
     ratio = statistics.median(peer / own for peer, own in zip(seconds[best], seconds["ours"], strict=True))
     return {
