@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tiny import make_model, slow_logprobs
 
 from xmodel.errors import UserError
+from xmodel.evaluate import scorer
 from xmodel.evaluate.scorer import Request, Score, loglikelihood, truncated
+from xmodel.inference import prefixes
 from xmodel.model.transformer import Transformer
 
 MODEL = make_model(vocab_size=40, context=24)
@@ -51,6 +53,60 @@ def test_equals_the_definition_whatever_the_order_and_the_batches(groups, budget
         assert score.greedy == expected.greedy
 
 
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), budget=st.integers(1, 120), seed=st.integers(0, 9))
+def test_nested_prefixes_duplicates_and_texts_that_go_on_from_others(data, budget, seed) -> None:
+    """Requests that grow out of one another, under costs at which every way to share pays: cached, in a row, or none."""
+    texts = [[1]]
+    for _ in range(data.draw(st.integers(1, 9))):
+        parent = data.draw(st.sampled_from(texts))
+        texts.append(parent + data.draw(st.lists(IDS, min_size=1, max_size=6)))
+    grown = [text for text in texts if len(text) > 1]
+    requests = []
+    for text in data.draw(st.lists(st.sampled_from(grown), min_size=1, max_size=12)):
+        cut = data.draw(st.integers(1, len(text) - 1))
+        cut = max(cut, len(text) - 24)
+        requests.append((text[:cut], text[cut:]))
+    random.Random(seed).shuffle(requests)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefixes, "MIN_PREFIX", data.draw(st.sampled_from([1, 3, 16])))
+        worth, tree = data.draw(st.sampled_from([1, 8, 100])), data.draw(st.sampled_from([-1, 0, 4, 100]))
+        patch.setitem(scorer.COSTS, "cpu", scorer.Costs(budget, tree, worth, data.draw(st.sampled_from([1, 1000]))))
+        scores = loglikelihood(MODEL, requests)
+    for request, score in zip(requests, scores, strict=True):
+        expected = plain(MODEL, request)
+        assert score.logprob == pytest.approx(expected.logprob, abs=1e-4)
+        assert score.greedy == expected.greedy
+
+
+def test_a_common_beginning_of_many_is_cached_and_nests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(scorer.COSTS, "cpu", scorer.Costs(64, 4, 4, 1000))
+    monkeypatch.setattr(prefixes, "MIN_PREFIX", 2)
+    seen = []
+    hidden = Transformer.hidden
+    monkeypatch.setattr(
+        Transformer,
+        "hidden",
+        lambda self, tokens, *rest, **kw: (seen.append(tokens.numel()), hidden(self, tokens, *rest, **kw))[1],
+    )
+    shots, subjects = [7, 8, 9, 10], ([11, 12, 13, 14], [15, 16, 17, 18])
+    requests = [([*shots, *subject, 20 + i, 3], [j]) for subject in subjects for i in range(9) for j in range(4)]
+    scores = loglikelihood(MODEL, requests)
+    assert sum(seen) == 4 + 2 * 4 + 2 * 9 * 2  # of the four answers, one position
+    for request, score in zip(requests[::7], scores[::7], strict=True):
+        assert score.logprob == pytest.approx(plain(MODEL, request).logprob, abs=1e-4)
+
+
+def test_bfloat16_is_within_its_rounding_whatever_the_budget() -> None:
+    model = make_model(vocab_size=40, context=24)
+    requests = [([1, *range(k, k + 9)], [k, 5, c]) for k in range(6) for c in (3, 4)]
+    exact = [score.logprob for score in loglikelihood(model, requests)]
+    model.compute_dtype = torch.bfloat16
+    for budget in (1, 40, 400):
+        rough = [score.logprob for score in loglikelihood(model, requests, budget=budget)]
+        assert rough == pytest.approx(exact, rel=0.03, abs=0.15)
+
+
 def test_greedy_continuations_are_recognised() -> None:
     ids = [1, 5]
     for _ in range(6):
@@ -69,7 +125,7 @@ def test_a_shared_context_goes_through_the_model_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         Transformer,
         "hidden",
-        lambda self, tokens, *rest: (seen.append(tokens.numel()), hidden(self, tokens, *rest))[1],
+        lambda self, tokens, *rest, **kw: (seen.append(tokens.numel()), hidden(self, tokens, *rest, **kw))[1],
     )
     loglikelihood(MODEL, [(list(range(20)), [choice, 3]) for choice in range(4)])
     assert sum(seen) == 20 + 4  # the context once, and of each choice all but its last token

@@ -72,7 +72,7 @@ class HfModel(torch.nn.Module):
         if cache is None and layout is None:
             return self._states(input_ids=tokens_BT, use_cache=False)
         past = cache.length if cache is not None else 0
-        layout = layout or _behind(past, *tokens_BT.shape, self.device)
+        layout = layout or _behind(past, tokens_BT)
         bias_B1TS = torch.zeros(layout.seen_B1TS.shape, dtype=self.compute_dtype, device=self.device)
         bias_B1TS.masked_fill_(~layout.seen_B1TS, torch.finfo(self.compute_dtype).min)
         arguments = {"input_ids": tokens_BT, "position_ids": layout.positions_BT, "attention_mask": bias_B1TS}
@@ -118,7 +118,9 @@ class HfModel(torch.nn.Module):
             self._scale = None
         layers: list[Any] = cache.layers
         plain = [type(layer) is DynamicLayer and layer.keys is not None for layer in layers]
-        kept = [states for layer in layers if type(layer) is DynamicLayer for states in (layer.keys, layer.values)]
+        kept: list[Any] = [
+            states for layer in layers if type(layer) is DynamicLayer for states in (layer.keys, layer.values)
+        ]
         shapes = {tuple(states.shape) for states in kept}
         if not all(plain) or len(shapes) != 1 or _slides(text, self.config.context_length):
             return
@@ -152,7 +154,7 @@ class HfModel(torch.nn.Module):
 
     def _whole_texts(self, tokens_BT: Tensor, cache: TextCache, layout: Layout | None) -> Tensor:
         """What a cache would give, by running the whole texts again."""
-        layout = layout or _behind(cache.length, *tokens_BT.shape, self.device)
+        layout = layout or _behind(cache.length, tokens_BT)
         cache.tokens_BS.scatter_(1, layout.positions_BT, tokens_BT)
         end = int(layout.positions_BT.max()) + 1
         hidden_BSD = self._states(input_ids=cache.tokens_BS[:, :end], use_cache=False)
@@ -206,8 +208,9 @@ class CacheFace(Cache):
         return [False] * self.cache.keys_LBKSC.shape[0]
 
 
-def _behind(past: int, rows: int, new: int, device: torch.device) -> Layout:
+def _behind(past: int, tokens_BT: Tensor) -> Layout:
     """Tokens that follow `past` others in every row."""
+    (rows, new), device = tokens_BT.shape, tokens_BT.device
     positions_BT = torch.arange(past, past + new, device=device).expand(rows, -1)
     seen_TS = torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)
     return Layout(positions_BT, seen_TS.expand(rows, 1, -1, -1))

@@ -136,7 +136,7 @@ class _Engine:
         self.logprobs: list[Tensor] = []
         self.greedy: list[Tensor] = []
 
-    def descend(self, prefix: Prefix, stem: KVCache | None = None) -> None:
+    def descend(self, prefix: Prefix, stem: Any = None) -> None:
         """Score all below a prefix, whose tokens are in `stem`: one row, rewound for one branch after another."""
         self._score(prefix, stem)
         for child in prefix.below:
@@ -163,7 +163,7 @@ class _Engine:
             found[request] = Score(total, greedy)
         return found
 
-    def _score(self, prefix: Prefix, stem: KVCache | None) -> None:
+    def _score(self, prefix: Prefix, stem: Any) -> None:
         """The trees right behind a prefix, in batches over rows that hold it."""
         start = prefix.end
         if not stem or not start:
