@@ -187,7 +187,7 @@ def test_figures_are_those_of_the_harness(both, folder: Path) -> None:
         if most_new_tokens(task) == 0:  # the same task again, its questions in another order
             again = score_task(ours, prepared, task, places=[4, 3, 2, 1, 0])
             assert prepared.shots or again["items"] == result["items"][::-1]
-        found = {row["metric"]: row["value"] for row in result["results"]}
+        found = {row["metric"]: row["value"] for row in result["results"] if row["metric"] != "gold_bpb"}  # ours alone
         rest = {metric.replace(",none", ""): value for metric, value in golden[prepared.name].items()}
         for metric, value in found.items():
             key = "exact_match,strict-match" if (metric, prepared.name) == ("exact_match", "gsm8k") else metric
