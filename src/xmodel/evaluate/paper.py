@@ -190,7 +190,7 @@ def benchmark_rows(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list
     found = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
         parts = [row for row in rows if row["metric"] == metric]
-        if metric in ("f1", "mcc", "perplexity"):
+        if metric in ("f1", "mcc", "perplexity", "gold_bpb"):
             continue  # no means over items; a reader finds them in the tasks' own rows
         whole = {row["set"] for row in parts} >= {
             task for task in definitions(benchmark) if headline(benchmark, task) == benchmark.metric
