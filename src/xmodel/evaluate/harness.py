@@ -180,8 +180,9 @@ class SubjectLM(TemplateLM):
         return read_json(path).get("eos_token") if path.is_file() else getattr(self.codec, "eos_text", None)
 
     @cached_property
-    def _controls(self) -> set[int]:
-        return {number for number, piece in enumerate(self.codec.pieces) if not piece}
+    def _controls(self) -> set[int | None]:
+        named = {self.codec.bos_id, self.codec.eos_id, self.codec.unk_id}
+        return named | {number for number, piece in enumerate(self.codec.pieces) if not piece}
 
 
 def _generation(settings: dict[str, Any], end: str | None) -> tuple[list[str], int, float]:
