@@ -81,7 +81,7 @@ def contamination_table(found: dict[str, Any]) -> str:
         ]
         parts.append(table(["set", "shots", "metric", *_PARTS], lines))
     examples = [
-        f"{row['set']} {row['id']}, {100 * row['share']:.0f} % in {row['document']}: {row['text']}"
+        f"{row['id'] if row['id'].startswith(row['set']) else row['set'] + ' ' + row['id']}, {100 * row['share']:.0f} % in {row['document']}: {row['text']}"
         for row in found["examples"]
     ]
     if examples:
