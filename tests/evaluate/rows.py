@@ -8,7 +8,11 @@ from pathlib import Path
 from tiny import MEN, NAMES, ORTE, PLACES
 
 SHARED = next(
-    (parent / "shared" / "benchmarks" for parent in Path(__file__).parents if (parent / "shared" / "benchmarks").is_dir()),
+    (
+        parent / "shared" / "benchmarks"
+        for parent in Path(__file__).parents
+        if (parent / "shared" / "benchmarks").is_dir()
+    ),
     None,
 )
 LETTERS = "ABCD"
@@ -66,7 +70,12 @@ FILES = {  # file -> a row by its number
     "bbh/dyck_languages": lambda n: {"input": f"Complete the rest. Input: {'[ ' * n}", "target": "] " * n + "]"},
     "gsm8k/test": lambda n: {"question": question(n), "answer": f"{n}+1 = <<{n}+1={n + 1}>>{n + 1}\n#### {n + 1}"},
     "gsm8k/train": lambda n: {"question": question(n + 9), "answer": f"{n}*2 = <<{n}*2={2 * n}>>{2 * n}\n#### {2 * n}"},
-    "glue/mrpc_validation": lambda n: {"sentence1": question(n), "sentence2": question(n % 3), "label": n % 2, "idx": n},
+    "glue/mrpc_validation": lambda n: {
+        "sentence1": question(n),
+        "sentence2": question(n % 3),
+        "label": n % 2,
+        "idx": n,
+    },
     "glue/mrpc_train": lambda n: {"sentence1": question(n + 1), "sentence2": question(n), "label": n % 2, "idx": n},
     "glue/cola_validation": lambda n: {"sentence": question(n), "label": n % 2, "idx": n},
     "glue/cola_train": lambda n: {"sentence": question(n + 5), "label": (n + 1) % 2, "idx": n},
@@ -99,7 +108,9 @@ FILES = {  # file -> a row by its number
     "ceval/law_val": exam,
     "ceval/law_dev": lambda n: exam(n + 3),
     "cmmlu/arts_test": lambda n: {key.replace("qu", "Qu").replace("an", "An"): text for key, text in exam(n).items()},
-    "cmmlu/arts_dev": lambda n: {key.replace("qu", "Qu").replace("an", "An"): text for key, text in exam(n + 2).items()},
+    "cmmlu/arts_dev": lambda n: {
+        key.replace("qu", "Qu").replace("an", "An"): text for key, text in exam(n + 2).items()
+    },
     "lambada_openai/test": lambda n: {"text": question(n)[:-1]},
     "humaneval/test": lambda n: {
         "task_id": f"t/{n}",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import random
 import shutil
 from collections import Counter
@@ -15,7 +17,7 @@ import torch
 from tiny import TIMELESS, make_model
 
 from xmodel.errors import UserError
-from xmodel.evaluate.choices import score_choices
+from xmodel.evaluate.choices import ratio_and_error, score_choices
 from xmodel.evaluate.during import fixed_subset, score_during, undisturbed
 from xmodel.evaluate.questions import load_questions
 from xmodel.pretrain.loop import pretrain
@@ -24,7 +26,7 @@ from xmodel.recipe.settings import Evaluate
 from xmodel.tokenizer.codec import Tokenizer
 
 KEYS = {"suite", "set", "language", "shots", "accuracy", "stderr", "chance", "items"}
-KEYS |= {"accuracy_norm", "gold_bpb", "gold_bpb_stderr"}
+KEYS |= {"accuracy_norm", "accuracy_norm_stderr", "gold_bpb", "gold_bpb_stderr"}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,96 @@ def test_a_mistake_is_told_before_the_first_step(tokenizer, questions: Path, tmp
         score_during(tokenizer, tmp_path, Evaluate(), True)
 
 
+# ---- the harness's tasks ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows in the layout of --benchmarks, made up: three tasks of one kind each, and two subjects of MMLU."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+
+    def write(name: str, rows: list[dict[str, Any]]) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
+
+    texts = ["ice", "water from the long road", "a hill"]
+    write("arc_easy/test.jsonl", [
+        {"question": f"{n}. Which is it?", "choices": {"text": texts, "label": ["A", "B", "C"]}, "answerKey": "ABC"[n % 3]}
+        for n in range(40)
+    ])  # fmt: skip
+    write("winogrande/validation.jsonl", [
+        {"sentence": f"Tom liked apple {n} more than Mira because _ was glad.", "option1": "Tom", "option2": "Mira",
+         "answer": "12"[n % 2]}
+        for n in range(40)
+    ])  # fmt: skip
+    write("arc_zh/test.jsonl", [
+        {"id": str(n), "instruction": f"第{n}题", "option_a": "冰", "option_b": "水", "option_c": "山", "option_d": "路",
+         "answer": "ABCD"[n % 4]}
+        for n in range(40)
+    ])  # fmt: skip
+    subjects = ("anatomy", "virology")
+    row = {"question": "What is it?", "choices": ["one", "two", "three", "four"], "answer": 2}
+    for split, count in (("test", 30), ("dev", 5)):
+        rows = [row | {"subject": subject, "question": f"{subject} {n}?"} for subject in subjects for n in range(count)]
+        write(f"mmlu/{split}.jsonl", rows)
+    return folder
+
+
+def test_the_harness_tasks_by_name(tokenizer, tmp_path: Path, benchmarks: Path) -> None:
+    pytest.importorskip("lm_eval")
+    settings = Evaluate(
+        during=["arc_easy", "winogrande", "chinese", "mmlu"], limit_during=10, benchmarks=str(benchmarks)
+    )
+    score = score_during(tokenizer, tmp_path / "no questions", settings, bos=True)
+    model = make_model(tokenizer.vocab_size, context=512).train()
+    rows = score(model)
+    assert [(row["suite"], row["set"], row["language"], row["shots"], row["items"]) for row in rows] == [
+        ("commonsense", "arc_easy", "en", 0, 10),
+        ("commonsense", "winogrande", "en", 0, 10),
+        ("problem-solving", "mmlu", "en", 5, 10),  # ten of both subjects together
+        ("chinese", "arc_zh", "zh", 0, 10),  # of the suite what is there
+    ]
+    assert score(model) == rows  # the same questions behind the same examples
+    assert model.training
+    arc, winogrande = rows[:2]
+    assert {"accuracy_norm", "gold_bpb", "gold_bpb_stderr"} <= set(arc)
+    assert "accuracy_norm" not in winogrande
+    assert winogrande["gold_bpb"] > 0
+
+
+def test_bits_of_the_harness_answers_are_those_of_its_log_likelihoods(tokenizer, benchmarks: Path) -> None:
+    pytest.importorskip("lm_eval")
+    from xmodel.evaluate.harness import SubjectLM, score_task
+    from xmodel.evaluate.subjects import Subject
+    from xmodel.evaluate.suites import prepare_suites
+    from xmodel.evaluate.tasks import open_task
+
+    lm = SubjectLM(Subject(make_model(tokenizer.vocab_size), tokenizer, True, "run", None, {}))
+    (prepared,), _ = prepare_suites(["arc_easy"], benchmarks)
+    result = score_task(lm, prepared, open_task(prepared), limit=9)
+    (gold,) = [row for row in result["results"] if row["metric"] == "gold_bpb"]
+    texts = [" ice", " water from the long road", " a hill"]
+    bits = [-record["logprobs"][record["answer"]] / math.log(2) for record in result["items"]]
+    sizes = [len(texts[record["answer"]]) for record in result["items"]]
+    assert gold["value"] == pytest.approx(sum(bits) / sum(sizes), rel=1e-4)
+    assert gold["stderr"] == pytest.approx(ratio_and_error(bits, sizes)[1], rel=1e-3)
+    for record, nats, size in zip(result["items"], bits, sizes, strict=True):
+        assert record["gold_bpb"] == pytest.approx(nats / size, abs=1e-3)
+
+
+def test_names_of_the_harness_are_looked_up_at_once(
+    tokenizer, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval")
+    with pytest.raises(UserError, match=r"evaluate\.during: .*'commonsence'; did you mean commonsense"):
+        score_during(tokenizer, questions, Evaluate(during=["commonsence"]), True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"'commonsense'; .*pip install 'xmodel\[harness\]'"):
+        score_during(tokenizer, questions, Evaluate(during=["commonsense"]), True)
+
+
 # ---- training does not notice -----------------------------------------------------------------------------------------
 
 
@@ -140,7 +232,10 @@ def test_scoring_compiles_nothing(tokenizer, questions: Path) -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-def test_weights_are_bit_equal_with_scores_and_without(finished_run: Path, tmp_path: Path) -> None:
+def test_weights_are_bit_equal_with_scores_and_without(finished_run: Path, tmp_path: Path, benchmarks: Path) -> None:
+    names = "[sandbox,translation,arc_easy]" if importlib.util.find_spec("lm_eval") else "[sandbox,translation]"
+    scores = (f"evaluate.during={names}", f"evaluate.benchmarks={benchmarks}", "evaluate.limit_during=4")
+
     def train(name: str, *changes: str) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
         folder = tmp_path / name
         shutil.copytree(finished_run / "tokens", folder / "tokens")
@@ -160,8 +255,8 @@ def test_weights_are_bit_equal_with_scores_and_without(finished_run: Path, tmp_p
         ]  # fmt: skip
 
     bare, rows = train("bare", "evaluate.limit_during=0")
-    scored, scored_rows = train("scored", "evaluate.limit_during=4")
-    rarely, rare_rows = train("rarely", "evaluate.limit_during=4", "evaluate.during_every=9")
+    scored, scored_rows = train("scored", *scores)
+    rarely, rare_rows = train("rarely", *scores, "evaluate.during_every=9")
     assert bare == scored == rarely
     for kind in ("train", "validation"):
         assert steps(rows, kind) == steps(scored_rows, kind) == steps(rare_rows, kind)

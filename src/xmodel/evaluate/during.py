@@ -1,24 +1,30 @@
-"""Scores while a model trains: question sets on fixed subsets, and nothing of the training disturbed."""
+"""Scores while a model trains: question sets and the paper's suites on fixed subsets, and training undisturbed."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from xmodel.console import log
 from xmodel.errors import UserError
 from xmodel.evaluate.choices import score_choices
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
+from xmodel.evaluate.subjects import Subject
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Evaluate
 from xmodel.tokenizer.codec import Tokenizer
+
+if TYPE_CHECKING:
+    from xmodel.evaluate.tasks import Prepared
 
 QUESTIONS = ("sandbox", "translation")  # the suites of the run's own question sets
 
@@ -38,40 +44,114 @@ def score_during(
 
     Returns:
         a function of the model. Its rows are for metrics.jsonl: `accuracy` (share 0 to 1) with `stderr`, `chance` and
-        `items`, `accuracy_norm` (by likelihood per byte), `gold_bpb` (bits per byte of the right choices) with
-        `gold_bpb_stderr`, and `suite`, `set`, `language` and `shots`.
+        `items`, `accuracy_norm` (by likelihood per byte) and `gold_bpb` (bits per byte of the right choices) with their
+        `_stderr` where a task has them, and `suite`, `set`, `language` and `shots`.
 
     Raises:
-        UserError: a name that nothing has, or question files that are missing or damaged.
+        UserError: a name that nothing has, files of questions or benchmarks that are missing or damaged, or names of
+            benchmarks while lm-eval is not installed.
+        MachineError: the hub's rows cannot be had.
     """
-    if not settings.limit_during or not settings.during:
+    limit = settings.limit_during
+    if not limit or not settings.during:
         return lambda model: []
-    sets = choose(settings.during, load_questions(questions_folder))
+    sets, others = choose(settings.during, questions_folder)
     for questions in sets:
-        places = fixed_subset([item.id for item in questions.test], settings.limit_during)
+        places = fixed_subset([item.id for item in questions.test], limit)
         questions.test = [questions.test[place] for place in places]
     start = tokenizer.bos_id if bos else tokenizer.eos_id
+    drawn = _draw(others, Path(settings.benchmarks) if settings.benchmarks else None, limit) if others else []
 
     def score(model: Transformer) -> list[Row]:
         with undisturbed(model):
-            return [_row(questions, score_choices(model, tokenizer, questions, 0, start)) for questions in sets]
+            rows = [
+                _row(score_choices(model, tokenizer, questions, 0, start)["results"], "acc", suite_of(questions.name))
+                for questions in sets
+            ]
+            return rows + (_score_benchmarks(Subject(model, tokenizer, bos, "run", None, {}), drawn) if drawn else [])
 
     return score
 
 
-def choose(names: Sequence[str], sets: Sequence[QuestionSet]) -> list[QuestionSet]:
-    """The sets that `names` (of sets and suites) ask for, each once, in their order."""
-    known = {one.name: one for one in sets}
-    wanted: dict[str, None] = {}
+def choose(names: Sequence[str], questions_folder: Path) -> tuple[list[QuestionSet], list[str]]:
+    """The question sets that `names` of sets and suites ask for, each once, and the names that are the harness's.
+
+    A run without question sets of its own may name the harness's alone.
+    """
+    own = any(name in QUESTIONS for name in names) or any(questions_folder.glob("*.jsonl"))
+    known = {one.name: one for one in load_questions(questions_folder)} if own else {}
+    wanted: set[str] = set()
+    others: list[str] = []
     for name in names:
-        found = [one.name for one in sets if name in (one.name, suite_of(one.name))]
+        found = {each for each in known if name in (each, suite_of(each))}
+        wanted |= found
         if not found:
-            every = [*QUESTIONS, *known]
-            near = difflib.get_close_matches(name, every, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(every)}"
-            raise UserError(f"evaluate.during: no suite and no set is called {name!r}; {hint}")
-        wanted |= dict.fromkeys(found)
-    return [known[name] for name in sorted(wanted)]
+            others.append(name)
+    if others and importlib.util.find_spec("lm_eval") is None:
+        near = difflib.get_close_matches(others[0], [*QUESTIONS, *known], n=1)
+        hint = f"did you mean {near[0]}?" if near else "the paper's suites need pip install 'xmodel[harness]'"
+        raise UserError(f"evaluate.during: no question set or suite of this run is called {others[0]!r}; {hint}")
+    if others:
+        from xmodel.evaluate.paper import select, unknown
+
+        for name in others:
+            try:
+                select([name])
+            except UserError:
+                raise UserError(f"evaluate.during: {unknown(name, [*QUESTIONS, *known])}") from None
+    return [one for name, one in sorted(known.items()) if name in wanted], others
+
+
+class Drawn(NamedTuple):
+    """A task of the harness, opened, and the questions of it that are asked."""
+
+    prepared: Prepared
+    task: Any
+    places: list[int]
+
+
+def _draw(names: Sequence[str], folder: Path | None, limit: int) -> list[list[Drawn]]:
+    """By benchmark the tasks that names stand for; `limit` questions of each benchmark, over all its tasks together."""
+    from xmodel.evaluate.suites import prepare_suites
+    from xmodel.evaluate.tasks import open_task
+
+    ready, _ = prepare_suites(names, folder)
+    by_benchmark: dict[str, list[tuple[Prepared, Any]]] = {}
+    for prepared in ready:
+        by_benchmark.setdefault(prepared.benchmark.name, []).append((prepared, open_task(prepared)))
+    drawn = []
+    for opened in by_benchmark.values():
+        questions = [(task, place) for task, (_, one) in enumerate(opened) for place in range(len(one.task_docs))]
+        chosen = fixed_subset([f"{opened[task][0].name}/{place}" for task, place in questions], limit)
+        parts = [
+            Drawn(prepared, task, [place for own, place in map(questions.__getitem__, chosen) if own == number])
+            for number, (prepared, task) in enumerate(opened)
+        ]
+        drawn.append([part for part in parts if part.places])
+    return drawn
+
+
+def _score_benchmarks(subject: Subject, drawn: Sequence[Sequence[Drawn]]) -> list[Row]:
+    """A row for each benchmark; one that this model cannot be asked is left out aloud, and training goes on."""
+    from xmodel.evaluate.harness import SubjectLM, most_new_tokens, score_task
+    from xmodel.evaluate.paper import benchmark_rows
+
+    lm, rows = SubjectLM(subject), []
+    for parts in drawn:
+        benchmark, results = parts[0].prepared.benchmark, []
+        try:
+            for prepared, task, places in parts:
+                if (room := most_new_tokens(task)) >= lm.max_length:
+                    raise UserError(f"it writes up to {room} tokens, and the model's context holds {lm.max_length}")
+                results += score_task(lm, prepared, task, places=places)["results"]
+        except UserError as error:
+            log(f"evaluate.during: {benchmark.name} is left out: {error}")
+            continue
+        if len(parts) > 1:
+            results = benchmark_rows(benchmark, results)
+        if any(row["metric"] == benchmark.metric for row in results):
+            rows.append(_row(results, benchmark.metric, benchmark.suite))
+    return rows
 
 
 def suite_of(set_name: str) -> str:
@@ -115,14 +195,12 @@ def undisturbed(model: Transformer) -> Iterator[None]:
                 torch.cuda.empty_cache()
 
 
-def _row(questions: QuestionSet, scored: dict[str, Any]) -> Row:
-    rows = {row["metric"]: row for row in scored["results"]}
-    about = {key: rows["acc"][key] for key in ("set", "language", "shots", "stderr", "chance", "items")}
-    return {
-        "suite": suite_of(questions.name),
-        **about,
-        "accuracy": rows["acc"]["value"],
-        "accuracy_norm": rows["acc_norm"]["value"],
-        "gold_bpb": rows["gold_bpb"]["value"],
-        "gold_bpb_stderr": rows["gold_bpb"]["stderr"],
-    }
+def _row(results: Sequence[Row], metric: str, suite: str) -> Row:
+    """One row for metrics.jsonl from the result rows of a set; `metric` is the one that its accuracy is."""
+    rows = {row["metric"]: row for row in results}
+    row = {"suite": suite, "accuracy": rows[metric]["value"]}
+    row |= {key: rows[metric][key] for key in ("set", "language", "shots", "stderr", "chance", "items")}
+    for other, name in (("acc_norm", "accuracy_norm"), ("gold_bpb", "gold_bpb")):
+        if other in rows:
+            row |= {name: rows[other]["value"], f"{name}_stderr": rows[other]["stderr"]}
+    return row

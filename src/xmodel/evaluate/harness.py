@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from xmodel.errors import UserError
+from xmodel.evaluate.choices import gold_bits_per_byte, ratio_and_error
 from xmodel.evaluate.scorer import Request, loglikelihood, truncated
 from xmodel.evaluate.tasks import FEWSHOT_SEED, Prepared
 from xmodel.files import read_json
@@ -179,8 +180,9 @@ class SubjectLM(TemplateLM):
         return read_json(path).get("eos_token") if path.is_file() else getattr(self.codec, "eos_text", None)
 
     @cached_property
-    def _controls(self) -> set[int]:
-        return {number for number, piece in enumerate(self.codec.pieces) if not piece}
+    def _controls(self) -> set[int | None]:
+        named = {self.codec.bos_id, self.codec.eos_id, self.codec.unk_id}
+        return named | {number for number, piece in enumerate(self.codec.pieces) if not piece}
 
 
 def _generation(settings: dict[str, Any], end: str | None) -> tuple[list[str], int, float]:
@@ -261,6 +263,8 @@ def score_task(
     records = [
         _record(task, doc, group, values, place) for place, (doc, group) in enumerate(zip(docs, groups, strict=True))
     ]
+    if all("gold_bpb" in record for record in records):
+        rows.append(rows[0] | _gold_row(records, groups))
     items = [{"id": number} | record for number, record in zip(numbers, records, strict=True)]
     return {"results": rows, "items": items, "truncated": lm.truncated}
 
@@ -324,4 +328,15 @@ def _record(task: Any, doc: Any, group: Sequence[Any], values: dict[str, list[An
         right = float(picked == answer) if right is None else right  # of CoLA, which has no accuracy
     else:
         picked = bool(group[0].resps[0][1])
-    return {"answer": answer, "picked": picked, "right": right, **others, "logprobs": [round(x, 5) for x in logprobs]}
+    record = {"answer": answer, "picked": picked, "right": right, **others, "logprobs": [round(x, 5) for x in logprobs]}
+    if task.OUTPUT_TYPE == "multiple_choice" and isinstance(answer, int) and 0 <= answer < len(group):
+        record["gold_bpb"] = round(gold_bits_per_byte(logprobs[answer], group[answer].args[1]), 4)
+    return record
+
+
+def _gold_row(records: Sequence[dict[str, Any]], groups: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Bits of the right choices over their UTF-8 bytes, as they were scored: with the space before them."""
+    right = [group[record["answer"]] for record, group in zip(records, groups, strict=True)]
+    bits = [-instance.resps[0][0] / math.log(2) for instance in right]
+    value, stderr = ratio_and_error(bits, [len(instance.args[1].encode()) for instance in right])
+    return {"metric": "gold_bpb", "value": value, "stderr": stderr, "chance": None}

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from xmodel.console import table
 from xmodel.errors import MachineError
-from xmodel.evaluate.paper import BENCHMARKS, MISPRINTS, PUBLISHED, published_columns
+from xmodel.evaluate.paper import BENCHMARKS, MISPRINTS, PUBLISHED, published_columns, summarise
 from xmodel.files import atomic_write, read_json, write_json
 
 ITEMS = ".items.jsonl.zst"
+TABLES = "tables.json"
 
 
 def write_task(folder: Path, task: str, content: Mapping[str, Any], items: Iterable[Mapping[str, Any]]) -> None:
@@ -67,6 +68,12 @@ def standing(folder: Path, task: str, fingerprint: Mapping[str, Any]) -> dict[st
     except MachineError:
         return None
     return content if content.get("fingerprint") == fingerprint else None
+
+
+def write_tables(folder: Path, name: str) -> None:
+    """Write the tables of all tasks that stand in `folder` as tables.json, for pages that read files alone."""
+    rows = [row for content in read_results(folder) for row in content["results"]]
+    write_json(folder / TABLES, [each._asdict() for each in tables(summarise(rows), name)])
 
 
 class Table(NamedTuple):
@@ -126,7 +133,7 @@ def _mean_title(column: str, suite: str) -> str:
 def _all_figures(rows: Sequence[dict[str, Any]]) -> Table:
     lines = []
     for row in rows:
-        plain = row["metric"] == "perplexity"
+        plain = row["metric"] in ("perplexity", "gold_bpb")
         value, error = (
             f"{row[key]:.3f}" if plain and row[key] is not None else _percent(row[key]) for key in ("value", "stderr")
         )

@@ -17,7 +17,7 @@ from xmodel.evaluate import paper
 from xmodel.evaluate.choices import mean_rows, score_choices
 from xmodel.evaluate.perplexity import perplexity
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
-from xmodel.evaluate.results import standing, write_task
+from xmodel.evaluate.results import standing, write_tables, write_task
 from xmodel.evaluate.subjects import Subject
 from xmodel.evaluate.tasks import Prepared, definition_digest, open_task, prepare, rows_digest
 from xmodel.evaluate.translation import score_translation
@@ -156,6 +156,7 @@ def score_tasks(
                 write_task(folder, prepared.name, content, result["items"])
             rows += content["results"]
             shown.advance(1, prepared.name)
+    write_tables(folder, subject.name)
     return rows, missing
 
 
