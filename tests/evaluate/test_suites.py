@@ -14,7 +14,7 @@ from tiny import make_model, texts
 from xmodel.errors import UserError
 from xmodel.evaluate.questions import load_questions
 from xmodel.evaluate.suites import results_table, run_suites, write_result
-from xmodel.evaluate.translation import chrf, score_translation
+from xmodel.evaluate.translation import corpus_score, metrics, score_translation
 from xmodel.recipe.settings import Evaluate
 
 PAIRS = (
@@ -73,7 +73,7 @@ def test_all_suites(model, tokenizer, corpus: Path, tmp_path: Path) -> None:
         (f"translation_{pair}", shots, metric)
         for pair in ("en_zh", "zh_en")
         for shots in (0, 2)
-        for metric in ("acc", "chrf")
+        for metric in ("acc", "chrf", "bleu")
     }
     sample = results["translation"]["samples"][0]
     assert {"source", "reference", "output"} <= set(sample)
@@ -96,6 +96,9 @@ def test_all_suites(model, tokenizer, corpus: Path, tmp_path: Path) -> None:
 def test_chrf_is_sacrebleus_and_its_error_that_of_the_bootstrap() -> None:
     from sacrebleu.metrics.chrf import CHRF
 
+    def chrf(outputs: list[str], references: list[str]) -> tuple[float, float | None]:
+        return corpus_score(metrics("en")["chrf"], outputs, references)
+
     references = [right for _, right in PAIRS] * 9
     assert chrf(references, references) == (pytest.approx(100.0), pytest.approx(0.0, abs=1e-6))
     assert chrf([""] * 4, ["a"] * 4) == (0.0, 0.0)
@@ -114,7 +117,7 @@ def test_translations_stop_at_a_newline_and_have_a_chance_level(model, tokenizer
     questions = next(one for one in load_questions(corpus / "questions") if one.name == "translation_en_zh")
     row = score_translation(model, tokenizer, questions, 0, bos=True)["results"][0]
     references = [PAIRS[number % 3][1] for number in range(7)]
-    assert row["chance"] == chrf(references[1:] + references[:1], references)[0]
+    assert row["chance"] == corpus_score(metrics("zh")["chrf"], references[1:] + references[:1], references)[0]
     assert (row["metric"], row["items"]) == ("chrf", 7)
 
 

@@ -37,6 +37,21 @@ class WithDefault(Commands):
         return super().parse_args(ctx, args)
 
 
+class ManyTexts(click.Command):
+    """Takes all that follows --text for files, as a shell makes them of a pattern: `--text corpus/*.jsonl`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        within = False
+        for argument in args:
+            if argument.startswith("-"):
+                within = argument == "--text" or argument.startswith("--text=")
+            elif within and spread[-1] != "--text":
+                spread.append("--text")
+            spread.append(argument)
+        return super().parse_args(ctx, spread)
+
+
 TARGET = click.argument("target", metavar="RECIPE|RUN")
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SETTING=VALUE]...")
 FOLDER = click.option("--dir", "folder", metavar="DIR", help="Run directory (default: runs/NAME of the recipe).")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from xmodel.cli import experiments
 from xmodel.cli.common import FOLDER, JSON, OVERRIDES, REDO, WithDefault, carry_out_stages, open_target
 
 SUITES = click.option("--suite", "suites", multiple=True, metavar="NAME", help="A suite, benchmark or task.")
@@ -26,6 +27,9 @@ def evaluate() -> None:
       xmodel evaluate hf:OWNER/NAME --suite commonsense chinese --html scores.html
       xmodel evaluate layout                                        how DIR is laid out
     """
+
+
+experiments.add_to(evaluate)
 
 
 @evaluate.command("run", hidden=True)

@@ -124,7 +124,9 @@ def gold_bits_per_byte(logprob: float, text: str) -> float:
     return -logprob / math.log(2) / len(text.encode())
 
 
-def ratio_and_error(above: Sequence[float], below: Sequence[float]) -> tuple[float, float | None]:
+def ratio_and_error(
+    above: Sequence[float] | np.ndarray, below: Sequence[float] | np.ndarray
+) -> tuple[float, float | None]:
     """Σ above / Σ below over n items, and its standard error by the delta method.
 
     For items drawn independently that is √(n / (n − 1) · Σ (above − ratio · below)²) / Σ below.
