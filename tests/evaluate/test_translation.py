@@ -20,6 +20,7 @@ from xmodel.evaluate.translation import (
     read_pairs,
     score_translation,
 )
+from xmodel.inference.engine import generate
 
 
 def noisy(language: str, count: int = 80) -> tuple[list[str], list[str]]:
@@ -121,3 +122,15 @@ def test_rows_and_records(model, tokenizer) -> None:
         assert (row["items"], row["shots"]) == (6, 1)
     for record, reference in zip(result["items"], references, strict=True):
         assert record["sentence_chrf"] == pytest.approx(sentence_chrf(record["output"], [reference]).score, abs=0.01)
+
+
+def test_an_answer_ends_at_a_newline_and_keeps_the_full_stop_before_it(model, tokenizer) -> None:
+    """Equal to `generate` with nothing but </s> to stop at, cut at the newline, whatever pieces the newline shares."""
+    questions = pair_sets(read_pairs(), 0, limit=5)[1]
+    outputs = [record["output"] for record in score_translation(model, tokenizer, questions, 0, bos=True)["items"]]
+    longest = max(len(ids) for ids in tokenizer.encode_batch([item.reference for item in questions.test]))
+    room = min(longest * 3 // 2 + 8, 32)
+    for item, output in zip(questions.test, outputs, strict=True):
+        prompt = [tokenizer.bos_id, *tokenizer.encode(item.prompt)][-(64 - room) :]
+        ids = list(generate(model, prompt, max_new_tokens=room, stop_ids=(tokenizer.eos_id,)))
+        assert output == tokenizer.decode(ids).split("\n")[0].strip()

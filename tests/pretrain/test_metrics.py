@@ -323,3 +323,11 @@ def test_a_request_that_cannot_be_met_is_said_and_forgotten(asked: str, said: st
     assert said in capsys.readouterr().err
     assert not (tmp_path / "profile.request").exists()
     assert profiler.running is None
+
+
+def test_a_score_is_named_by_its_set() -> None:
+    row = {"kind": "score", "suite": "sandbox", "set": "facts_en", "language": "en", "step": 3, "time": 1.0}
+    figures = {"accuracy": 0.5, "gold_bpb": 1.25}
+    named = {"score/facts_en/accuracy": 0.5, "score/facts_en/gold_bpb": 1.25}
+    assert dict(trackers.scalars(row | figures)) == named
+    assert dict(trackers.scalars({"kind": "validation", "language": "zh", "loss": 2.0})) == {"validation/zh/loss": 2.0}

@@ -80,10 +80,10 @@ def contamination_table(found: dict[str, Any]) -> str:
             for row in found["scores"]
         ]
         parts.append(table(["set", "shots", "metric", *_PARTS], lines))
-    examples = [
-        f"{row['set']} {row['id']}, {100 * row['share']:.0f} % in {row['document']}: {row['text']}"
-        for row in found["examples"]
-    ]
+    examples = []
+    for row in found["examples"]:
+        name = row["id"] if row["id"].startswith(row["set"]) else f"{row['set']} {row['id']}"
+        examples.append(f"{name}, {100 * row['share']:.0f} % in {row['document']}: {row['text']}")
     if examples:
         parts.append("\n".join(["examples (item, share of its text, document: what both hold, folded)", *examples]))
     return "\n\n".join(parts)
