@@ -66,7 +66,7 @@ def read_measured(where: Path) -> dict[Key, Measured]:
         if not isinstance(content, dict) or not isinstance(rows := content.get("results"), list):
             continue
         known: dict[str, dict[int, list[str]]] = {}  # of the rows: set, shots, metrics
-        for row in rows:
+        for row in (row for row in rows if isinstance(row, dict) and {"set", "metric"} <= row.keys()):
             known.setdefault(row["set"], {}).setdefault(row.get("shots") or 0, []).append(row["metric"])
         beside = path.with_name(path.stem + ITEMS).is_file()
         items = content.get("items") or (read_items(path.parent, path.stem) if beside else [])

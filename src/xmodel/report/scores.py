@@ -13,8 +13,8 @@ from xmodel.report.read import Run
 SIZES = {"bits_per_byte": "bits per byte", "loss": "loss, nats per token", "perplexity": "perplexity"}
 ACCURACIES = ("acc", "exact_match")  # what a dot is drawn of: the share of right answers
 SHARES = (*ACCURACIES, "acc_norm", "f1", "mcc", "pass@1", "mean")
-MEASURES = {"chrf": "chrF"}
-CHRF_NOTE = "chrF: 0 to 100, greedy translations; chance: the score of answering with another item’s reference."
+MEASURES = {"chrf": "chrF", "bleu": "BLEU"}
+CHRF_NOTE = "chrF, BLEU: 0 to 100, greedy translations; chance: the score of answering with another item’s reference."
 
 
 def final(run: Run) -> Html:
