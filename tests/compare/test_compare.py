@@ -109,7 +109,9 @@ def test_layers_are_cut_and_both_engines_have_one_shape() -> None:
 
 
 @pytest.mark.usefixtures("small_ones")
-@pytest.mark.parametrize(("name", "engine"), [(OURS, "xmodel"), (OURS, "transformers"), ("opt-1.3b", "transformers")])
+@pytest.mark.parametrize(
+    ("name", "engine"), [(OURS, "xmodel"), (OURS, "transformers"), ("pythia-1.4b", "transformers")]
+)
 def test_a_training_step_trains(name: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
     inner = engines.open_model

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from xmodel.console import duration, log
 from xmodel.errors import MachineError
 
+SHARES = {"infer": 2.0, "train": 1.0}  # of the time left, for a turn of each kind
 GRACE_SECONDS = 60  # beyond its share of the time, for a model that is being opened or compiled
 FIGURES = (
     "first_token_seconds",
@@ -61,8 +62,8 @@ def compare(subjects: Sequence[dict[str, Any]], settings: Settings) -> dict[str,
 
     Returns:
         settings, seconds, load (of the machine, before and after) and subjects: of each its name, engine, facts, an
-        error if it could not be opened, cells and train. A figure is {median, least, most, rounds}; a round without it is
-        None.
+        error if it could not be opened, cells and train. A figure is {median, least, most, rounds}, where a round
+        without it is None.
 
     Raises:
         MachineError: a process failed for another reason than memory or time.
@@ -79,7 +80,7 @@ def compare(subjects: Sequence[dict[str, Any]], settings: Settings) -> dict[str,
     ]
     for turn, (number, place, kind) in enumerate(turns):
         left = settings.seconds - (time.monotonic() - started)
-        share = max(0.0, left) / (len(turns) - turn)
+        share = max(0.0, left) * SHARES[kind] / sum(SHARES[other] for _, _, other in turns[turn:])
         subject = subjects[place]
         log(
             f"compare: round {number + 1} of {settings.rounds}, {subject['name']} in {subject['engine']}, {kind} "

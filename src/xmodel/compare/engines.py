@@ -185,7 +185,8 @@ def _open_theirs(
     model: Any
     try:
         if folder is not None:
-            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **asked).to(device)
+            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **asked)
+            model.to(torch.device(device))
         else:
             with torch.device(device), no_init_weights():
                 model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), **asked)

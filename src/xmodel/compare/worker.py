@@ -25,7 +25,7 @@ from torch import Tensor
 from xmodel.compare.engines import Opened, open_model
 from xmodel.errors import XmodelError
 
-TRIAL_TOKENS = 4  # new tokens of the run that warms up, and of those that choose the cache
+WARM_TOKENS, TRIAL_TOKENS = 2, 4  # new tokens of a run that warms up, and of one that helps to choose the cache
 TRAIN_STEPS = 3  # measured, behind one that warms up
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|std::bad_alloc")
 
@@ -93,14 +93,12 @@ def _infer(opened: Opened, job: dict[str, Any], batch: int, context: int) -> dic
         return {"error": f"longer than its {opened.positions:,} positions"}
     generator = torch.Generator().manual_seed(batch * context)
     ids_BT = torch.randint(100, opened.config["vocab_size"], (batch, context), generator=generator).to(job["device"])
-    _timed(opened, ids_BT, TRIAL_TOKENS, opened.caches[0])
+    for cache in opened.caches:
+        _timed(opened, ids_BT, new if job["compile"] else WARM_TOKENS, cache)
     cache = opened.caches[0]
-    if len(opened.caches) > 1:  # the faster one, as somebody who cares would set it; the slower is not reported
-        _timed(opened, ids_BT, TRIAL_TOKENS, opened.caches[1])
-        trials = {name: _timed(opened, ids_BT, max(TRIAL_TOKENS, new // 2), name) for name in opened.caches}
+    if len(opened.caches) > 1:  # the faster one, as somebody who cares would set it
+        trials = {name: _timed(opened, ids_BT, TRIAL_TOKENS, name) for name in opened.caches}
         cache = min(trials, key=lambda name: trials[name][-1])
-    elif job["compile"]:
-        _timed(opened, ids_BT, new, cache)  # the shapes that will be measured
     moments = _timed(opened, ids_BT, new, cache)
     first, decode = moments[0], moments[-1] - moments[0]
     return {
