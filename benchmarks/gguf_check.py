@@ -98,7 +98,7 @@ def other_vocabulary(run: Run, kind: str, folder: Path) -> None:
 
 
 def published_kind(run: Run, folder: Path) -> None:
-    """The same with the published tokenizer's settings: a space before a text, runs of spaces joined, newline a byte."""
+    """With the published tokenizer's settings: a space before a text, runs of spaces joined, newlines in bytes."""
     import sentencepiece
 
     texts = islice(sample_texts(run.path("corpus"), run.recipe.corpus, TRAINED_BYTES, 1.0), 3000)
