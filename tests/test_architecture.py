@@ -25,6 +25,8 @@ MAY_IMPORT = {  # room -> rooms that it may know, besides itself
     "inference": BASE | {"model", "tokenizer"},
     "evaluate": BASE | {"model", "tokenizer", "inference"},
     "export": BASE | {"model", "tokenizer"},
+    "importing": BASE | {"model", "tokenizer"},
+    "compare": BASE | {"model", "inference"},
     "report": BASE,
     "status": BASE,
     "plan": BASE | {"model"},

@@ -72,6 +72,11 @@ class Run:
     processes: int = 1  # training processes on this machine, for stages that can use several
     ray: str | None = None  # address of the Ray cluster that the corpus stage works on
 
+    @property
+    def imported(self) -> bool:
+        """Whether this is a model of others (`xmodel import`): weights and tokenizer, without a corpus of its own."""
+        return not self.recipe.corpus.sources
+
     def path(self, *parts: str) -> Path:
         return self.folder.joinpath(*parts)
 

@@ -94,16 +94,14 @@ def _pretrain(run: Run, folder: Path) -> dict[str, Any]:
 
 def pretrain_here(run: Run) -> dict[str, Any]:
     """Train in this process: alone, or as one rank of torchrun."""
-    from xmodel.evaluate.suites import score_during
+    from xmodel.evaluate.during import score_during
     from xmodel.pretrain.loop import pretrain
     from xmodel.tokenizer.codec import Tokenizer
 
     tokenizer = Tokenizer.load(run.path("tokenizer"))
-    bos, limit = run.recipe.tokens.bos, run.recipe.evaluate.limit_during
-
-    def score(model: Any) -> list[dict[str, Any]]:
-        return score_during(model, tokenizer, run.path("corpus", "questions"), limit, bos) if limit else []
-
+    questions, bos = run.path("corpus", "questions"), run.recipe.tokens.bos
+    first = os.environ.get("RANK", "0") == "0"  # the one that scores
+    score = score_during(tokenizer, questions, run.recipe.evaluate, bos) if first else lambda model: []
     return pretrain(run.recipe, run.path("tokens"), run.folder, score)
 
 
@@ -149,18 +147,27 @@ def checkpoint_folder(run: Run) -> Path:
 
 
 def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
+    from xmodel.evaluate.subjects import open_subject
     from xmodel.evaluate.suites import run_suites, write_result
     from xmodel.inference.engine import generate_text
-    from xmodel.model.checkpoint_io import load_model
-    from xmodel.tokenizer.codec import Tokenizer
 
     checkpoint = checkpoint_folder(run)
     step = int(checkpoint.name.removeprefix("step-"))
-    model = load_model(checkpoint)
-    tokenizer = Tokenizer.load(run.path("tokenizer"))
-    bos = run.recipe.tokens.bos
     train, wanted = run.recipe.pretrain, run.recipe.evaluate
-    suites = run_suites(model, tokenizer, run.path("corpus"), wanted, bos, train.eval_tokens, train.document_mask)
+    subject = open_subject(str(checkpoint), device=train.device)
+    model, tokenizer, bos = subject.model, subject.tokenizer, subject.bos
+    # The tasks of the paper's suites are kept outside the stage's own folder: what is scored there stands.
+    suites = run_suites(
+        model,
+        tokenizer,
+        run.path("corpus"),
+        wanted,
+        bos,
+        train.eval_tokens,
+        train.document_mask,
+        subject=subject,
+        folder=run.path("evaluations", f"step-{step}"),
+    )
     for name, results in suites.items():
         write_result(folder / f"{name}.json", name, step, results)
     samples = [
@@ -281,13 +288,16 @@ def final_table(run: Run) -> str:
             ):
                 rows.append([f"{label} ({language})", f"{last[key]:.3f}", f"from {first[key]:.3f}", unit])
     for row in scores(run):
-        if row["metric"] == "acc" and (row["set"].startswith("mean") or row["suite"] == "translation"):
-            shots = f", {row['shots']}-shot"
+        mean = row["set"].startswith("mean") and row["metric"] in ("acc", "mean")
+        if mean or (row["metric"] == "acc" and row["suite"] == "translation"):
+            shots = "" if row["shots"] is None else f", {row['shots']}-shot"
+            error = "" if row["stderr"] is None else f" ± {100 * row['stderr']:.1f}"
+            partial = ", partial" if row.get("partial") else ""
             rows.append(
                 [
-                    f"{row['set'].replace('_', ' ')} ({row['suite']}{shots})",
-                    f"{100 * row['value']:.1f} ± {100 * row['stderr']:.1f}",
-                    f"chance {100 * row['chance']:.1f}",
+                    f"{row['set'].replace('_', ' ')} ({row['suite']}{shots}{partial})",
+                    f"{100 * row['value']:.1f}{error}",
+                    "" if row["chance"] is None else f"chance {100 * row['chance']:.1f}",
                     f"% of {row['items']}",
                 ]
             )

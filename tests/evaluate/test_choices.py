@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from tiny import slow_logprobs
 
-from xmodel.evaluate.choices import choice_requests, mean_and_error, mean_rows, score_choices
+from xmodel.evaluate.choices import (
+    choice_requests,
+    gold_bits_per_byte,
+    mean_and_error,
+    mean_rows,
+    ratio_and_error,
+    score_choices,
+)
 from xmodel.evaluate.questions import Item, QuestionSet
 
 PROMPTS = ("Mira went to", "小林带着", "The road was long, ", "值")
@@ -40,7 +48,7 @@ def test_scores_picks_and_norm(model, tokenizer) -> None:
         assert record["picked_norm"] == max(
             range(len(item.choices)), key=lambda k: record["logprobs"][k] / len(item.choices[k].encode())
         )
-    acc, norm = result["results"]
+    acc, norm, gold = result["results"]
     n = len(items)
     right = sum(record["picked"] == record["answer"] for record in result["items"])
     assert (acc["metric"], acc["value"], acc["items"]) == ("acc", right / n, n)
@@ -49,6 +57,34 @@ def test_scores_picks_and_norm(model, tokenizer) -> None:
     assert norm["metric"] == "acc_norm"
     assert norm["value"] == sum(record["picked_norm"] == record["answer"] for record in result["items"]) / n
     assert result["truncated"] == 0
+
+    bits, sizes = [], []
+    for item, record in zip(items, result["items"], strict=True):
+        text = item.choices[item.answer]
+        bits.append(-record["logprobs"][item.answer] / math.log(2))
+        sizes.append(len(text.encode()))
+        assert record["gold_bpb"] == pytest.approx(bits[-1] / sizes[-1], abs=1e-3)
+    assert (gold["metric"], gold["items"], gold["chance"]) == ("gold_bpb", n, None)
+    assert gold["value"] == pytest.approx(sum(bits) / sum(sizes), rel=1e-4)
+    assert gold["stderr"] == pytest.approx(ratio_and_error(bits, sizes)[1], rel=1e-3)
+
+
+def test_bits_per_byte_of_an_answer() -> None:
+    assert gold_bits_per_byte(math.log(1 / 256), "a") == pytest.approx(8)  # a byte guessed among 256
+    assert gold_bits_per_byte(-3.0, "苹果") == pytest.approx(3 / math.log(2) / 6)
+    assert gold_bits_per_byte(0.0, " certain") == 0
+
+
+def test_error_of_a_ratio_is_that_of_the_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    sizes_N = rng.integers(2, 30, 400).astype(float)
+    bits_N = sizes_N * rng.gamma(4.0, 0.4, 400) + rng.normal(0, 2, 400)
+    ratio, error = ratio_and_error(bits_N.tolist(), sizes_N.tolist())
+    draws = rng.integers(0, 400, (4000, 400))
+    assert ratio == pytest.approx(bits_N.sum() / sizes_N.sum())
+    assert error == pytest.approx(float((bits_N[draws].sum(1) / sizes_N[draws].sum(1)).std()), rel=0.05)
+    assert ratio_and_error([3.0], [2.0]) == (1.5, None)
+    assert ratio_and_error([2.0, 4.0, 9.0], [1.0, 1.0, 1.0])[1] == pytest.approx(mean_and_error([2.0, 4.0, 9.0])[1])
 
 
 def test_long_prompts_are_truncated_and_counted(model, tokenizer) -> None:

@@ -69,18 +69,19 @@ def test_a_shared_context_goes_through_the_model_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         Transformer,
         "hidden",
-        lambda self, tokens, cache=None: (seen.append(tokens.numel()), hidden(self, tokens, cache))[1],
+        lambda self, tokens, *rest: (seen.append(tokens.numel()), hidden(self, tokens, *rest))[1],
     )
     loglikelihood(MODEL, [(list(range(20)), [choice, 3]) for choice in range(4)])
-    assert sum(seen) == 19 + 4 * 2  # all of the context but its last token; that one, and the choice but its last token
+    assert sum(seen) == 20 + 4  # the context once, and of each choice all but its last token
 
 
 def test_truncation_is_counted_and_reports_progress() -> None:
     requests = [([1] * 23, [2, 3]), ([1] * 22, [2, 3]), ([1] * 24, [2]), ([1] * 25, [2])]
     assert truncated(MODEL, requests) == 1  # 24 tokens fit before the last one, which is predicted and never read
     done = []
-    loglikelihood(MODEL, requests, budget=30, done=done.append)
-    assert sum(done) == 4
+    others = [([3, *context], continuation) for context, continuation in requests]
+    loglikelihood(MODEL, requests + others, budget=30, done=done.append)
+    assert sum(done) == 8
     assert len(done) > 1
     assert loglikelihood(MODEL, []) == []
 

@@ -13,8 +13,8 @@ from tiny import make_model, texts
 
 from xmodel.errors import UserError
 from xmodel.evaluate.questions import load_questions
-from xmodel.evaluate.suites import results_table, run_suites, score_during, write_result
-from xmodel.evaluate.translation import chrf, score_translation
+from xmodel.evaluate.suites import results_table, run_suites, write_result
+from xmodel.evaluate.translation import corpus_score, metrics, score_translation
 from xmodel.recipe.settings import Evaluate
 
 PAIRS = (
@@ -59,8 +59,12 @@ def test_all_suites(model, tokenizer, corpus: Path, tmp_path: Path) -> None:
 
     sandbox = results["sandbox"]["results"]
     assert {row["set"] for row in sandbox} == {"facts_en", "cloze_en", "facts_zh", "mean_en", "mean_zh"}
-    assert len(sandbox) == 2 * 2 * 5
-    assert all(0 <= row["value"] <= 1 and row["chance"] == pytest.approx(1 / 3) for row in sandbox)
+    assert len(sandbox) == 2 * 3 * 5
+    gold = [row for row in sandbox if row["metric"] == "gold_bpb"]
+    assert len(gold) == 2 * 5
+    assert all(row["value"] > 0 and row["chance"] is None for row in gold)
+    shares = [row for row in sandbox if row not in gold]
+    assert all(0 <= row["value"] <= 1 and row["chance"] == pytest.approx(1 / 3) for row in shares)
     assert {row["items"] for row in sandbox} == {5, 10}
     assert len(results["sandbox"]["items"]) == 3 * 2 * 5
 
@@ -69,7 +73,7 @@ def test_all_suites(model, tokenizer, corpus: Path, tmp_path: Path) -> None:
         (f"translation_{pair}", shots, metric)
         for pair in ("en_zh", "zh_en")
         for shots in (0, 2)
-        for metric in ("acc", "chrf")
+        for metric in ("acc", "chrf", "bleu")
     }
     sample = results["translation"]["samples"][0]
     assert {"source", "reference", "output"} <= set(sample)
@@ -89,29 +93,11 @@ def test_all_suites(model, tokenizer, corpus: Path, tmp_path: Path) -> None:
     assert again["sandbox"]["items"] == results["sandbox"]["items"]
 
 
-def test_during_training(tokenizer, corpus: Path) -> None:
-    def refuse(graph: object, inputs: object) -> None:
-        raise AssertionError("scoring compiles nothing")
-
-    model = make_model(tokenizer.vocab_size).train()
-    for block in model.model.layers:
-        block.compile(backend=refuse)
-    rows = score_during(model, tokenizer, corpus / "questions", 3, bos=True)
-    assert [row["set"] for row in rows] == sorted(row["set"] for row in rows)
-    assert len(rows) == 5
-    assert all(set(row) == {"set", "shots", "accuracy", "stderr", "chance", "items"} for row in rows)
-    assert {(row["items"], row["shots"]) for row in rows} == {(3, 0)}
-    settings = Evaluate(suites=["sandbox"], shots=[0], limit=3)
-    final = run_suites(make_model(tokenizer.vocab_size), tokenizer, corpus, settings, True)["sandbox"]
-    assert {row["set"]: row["value"] for row in final["results"] if row["metric"] == "acc"}["facts_en"] == next(
-        row["accuracy"] for row in rows if row["set"] == "facts_en"
-    )
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert model.training
-
-
 def test_chrf_is_sacrebleus_and_its_error_that_of_the_bootstrap() -> None:
     from sacrebleu.metrics.chrf import CHRF
+
+    def chrf(outputs: list[str], references: list[str]) -> tuple[float, float | None]:
+        return corpus_score(metrics("en")["chrf"], outputs, references)
 
     references = [right for _, right in PAIRS] * 9
     assert chrf(references, references) == (pytest.approx(100.0), pytest.approx(0.0, abs=1e-6))
@@ -131,7 +117,7 @@ def test_translations_stop_at_a_newline_and_have_a_chance_level(model, tokenizer
     questions = next(one for one in load_questions(corpus / "questions") if one.name == "translation_en_zh")
     row = score_translation(model, tokenizer, questions, 0, bos=True)["results"][0]
     references = [PAIRS[number % 3][1] for number in range(7)]
-    assert row["chance"] == chrf(references[1:] + references[:1], references)[0]
+    assert row["chance"] == corpus_score(metrics("zh")["chrf"], references[1:] + references[:1], references)[0]
     assert (row["metric"], row["items"]) == ("chrf", 7)
 
 

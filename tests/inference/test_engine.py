@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tiny import make_model, texts
 
 from xmodel.errors import UserError
-from xmodel.inference.engine import encode_prompt, generate, generate_greedy, generate_text, sample
+from xmodel.inference.engine import encode_prompt, generate, generate_text, sample
+from xmodel.inference.many import generate_many
 
 MODEL = make_model(vocab_size=40, context=24)
 
@@ -35,7 +36,7 @@ def plain_greedy(prompt: list[int], new: int, stop_ids=(2,)) -> list[int]:
 def test_greedy_is_the_definition_alone_and_in_any_batch(prompts, new, budget, stop) -> None:
     expected = [plain_greedy(prompt, new, (stop,)) for prompt in prompts]
     assert [list(generate(MODEL, prompt, max_new_tokens=new, stop_ids=(stop,))) for prompt in prompts] == expected
-    assert generate_greedy(MODEL, prompts, max_new_tokens=new, stop_ids=(stop,), budget=budget) == expected
+    assert generate_many(MODEL, prompts, max_new_tokens=new, stop_ids=(stop,), budget=budget) == expected
 
 
 def test_generation_stops_at_the_end_of_the_context() -> None:
@@ -63,10 +64,10 @@ def test_mistakes_are_told_at_the_call(prompt, arguments, message) -> None:
 
 
 def test_batches_refuse_what_does_not_fit() -> None:
-    assert generate_greedy(MODEL, [], max_new_tokens=4) == []
+    assert generate_many(MODEL, [], max_new_tokens=4) == []
     for prompts in ([[]], [[1] * 21]):
         with pytest.raises(UserError, match="context holds 24"):
-            generate_greedy(MODEL, prompts, max_new_tokens=4)
+            generate_many(MODEL, prompts, max_new_tokens=4)
 
 
 def test_the_seed_decides_and_nothing_else() -> None:

@@ -37,6 +37,21 @@ class WithDefault(Commands):
         return super().parse_args(ctx, args)
 
 
+class ManyTexts(click.Command):
+    """Takes all that follows --text for files, as a shell makes them of a pattern: `--text corpus/*.jsonl`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        within = False
+        for argument in args:
+            if argument.startswith("-"):
+                within = argument == "--text" or argument.startswith("--text=")
+            elif within and spread[-1] != "--text":
+                spread.append("--text")
+            spread.append(argument)
+        return super().parse_args(ctx, spread)
+
+
 TARGET = click.argument("target", metavar="RECIPE|RUN")
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SETTING=VALUE]...")
 FOLDER = click.option("--dir", "folder", metavar="DIR", help="Run directory (default: runs/NAME of the recipe).")
@@ -62,8 +77,15 @@ def open_target(target: str, overrides: tuple[str, ...], folder: str | None, pro
 
 
 def carry_out_stages(run: Any, wanted: tuple[str, ...], redo: str | None) -> list[dict[str, Any]]:
+    from xmodel.errors import UserError
     from xmodel.run import carry_out, locked
     from xmodel.stages import STAGES
+
+    if run.imported:
+        raise UserError(
+            f"{run.folder}: an imported model, which has no corpus and no stages; `xmodel evaluate {run.folder} "
+            f"--suite NAME` scores it; a recipe that `extends: {run.folder}/recipe.yaml` with corpus.sources trains it"
+        )
 
     with locked(run):
         return carry_out(run, STAGES, wanted, redo)

@@ -27,9 +27,11 @@ from xmodel.cli.common import (
     carry_out_stages,
     open_target,
 )
+from xmodel.cli.compare import compare
 from xmodel.cli.corpus import corpus
 from xmodel.cli.evaluate import evaluate
 from xmodel.cli.exporting import export
+from xmodel.cli.importing import import_
 from xmodel.cli.plan import plan
 from xmodel.cli.pretrain import pretrain
 from xmodel.cli.tokenizer import tokenizer
@@ -149,8 +151,9 @@ _stage_command(
 cli.add_command(pretrain)
 cli.add_command(plan)
 
-
 cli.add_command(evaluate)
+cli.add_command(import_)
+cli.add_command(compare)
 cli.add_command(export)
 
 

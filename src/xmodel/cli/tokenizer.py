@@ -12,7 +12,17 @@ from typing import Any
 
 import click
 
-from xmodel.cli.common import FOLDER, JSON, OVERRIDES, REDO, TARGET, WithDefault, carry_out_stages, open_target
+from xmodel.cli.common import (
+    FOLDER,
+    JSON,
+    OVERRIDES,
+    REDO,
+    TARGET,
+    ManyTexts,
+    WithDefault,
+    carry_out_stages,
+    open_target,
+)
 from xmodel.errors import UserError
 
 
@@ -20,21 +30,6 @@ class Tokenizers(WithDefault):
     """`xmodel tokenizer RUN` trains."""
 
     default = "train"
-
-
-class ManyTexts(click.Command):
-    """Takes all that follows --text for files, as a shell makes them of a pattern: `--text corpus/*.jsonl`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        within = False
-        for argument in args:
-            if argument.startswith("-"):
-                within = argument == "--text" or argument.startswith("--text=")
-            elif within and spread[-1] != "--text":
-                spread.append("--text")
-            spread.append(argument)
-        return super().parse_args(ctx, spread)
 
 
 @click.group(cls=Tokenizers)

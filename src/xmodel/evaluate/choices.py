@@ -31,9 +31,11 @@ def score_choices(
         done: called with the number of choices scored since the last call.
 
     Returns:
-        results: two rows. `acc`: the choice of highest log-likelihood is picked; `acc_norm`: of highest log-likelihood
-            per UTF-8 byte. `stderr` is that of the mean over items. Of equal scores the first is picked.
-        items: per item its id, the log-likelihood of each choice (nats), both picks and the answer.
+        results: three rows. `acc`: the choice of highest log-likelihood is picked; `acc_norm`: of highest
+            log-likelihood per UTF-8 byte. `stderr` is that of the mean over items. Of equal scores the first is picked.
+            `gold_bpb`: bits of the right choices over their UTF-8 bytes; it has no chance level.
+        items: per item its id, the log-likelihood of each choice (nats), both picks, the answer, and bits per byte
+            of the right choice.
         truncated: choices that did not fit into the model's context with their prompt.
     """
     started = time.monotonic()
@@ -43,7 +45,7 @@ def score_choices(
         for request in choice_requests(tokenizer, start, questions.prompt(item, shots), item.choices)
     ]
     scores = iter(loglikelihood(model, requests, done=done))
-    items = []
+    items, gold = [], []
     for item in questions.test:
         logprobs = [next(scores).logprob for _ in item.choices]
         per_byte = [value / len(text.encode()) for value, text in zip(logprobs, item.choices, strict=True)]
@@ -55,13 +57,17 @@ def score_choices(
                 "picked": int(np.argmax(logprobs)),
                 "picked_norm": int(np.argmax(per_byte)),
                 "answer": item.answer,
+                "gold_bpb": round(gold_bits_per_byte(logprobs[item.answer], item.choices[item.answer]), 4),
             }
         )
+        gold.append((-logprobs[item.answer] / math.log(2), len(item.choices[item.answer].encode())))
     seconds = time.monotonic() - started
     rows = [
         choice_row(questions, shots, metric, [record[picked] == record["answer"] for record in items], seconds)
         for metric, picked in (("acc", "picked"), ("acc_norm", "picked_norm"))
     ]
+    value, stderr = ratio_and_error(*zip(*gold, strict=True))
+    rows.append(rows[0] | {"metric": "gold_bpb", "value": value, "stderr": stderr, "chance": None})
     return {"results": rows, "items": items, "truncated": truncated(model, requests)}
 
 
@@ -105,6 +111,34 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
+def gold_bits_per_byte(logprob: float, text: str) -> float:
+    """Bits that the model needs for a right answer, for each UTF-8 byte of it: less is better, 0 is certainty.
+
+    It moves smoothly while accuracy goes in jumps of an item, and depends neither on the wrong choices nor on the
+    tokenizer.
+
+    Args:
+        logprob: log P(text | prompt), nats.
+        text: the answer as it was scored, the space before it included.
+    """
+    return -logprob / math.log(2) / len(text.encode())
+
+
+def ratio_and_error(
+    above: Sequence[float] | np.ndarray, below: Sequence[float] | np.ndarray
+) -> tuple[float, float | None]:
+    """Σ above / Σ below over n items, and its standard error by the delta method.
+
+    For items drawn independently that is √(n / (n − 1) · Σ (above − ratio · below)²) / Σ below.
+    """
+    above_N, below_N = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    ratio, n = float(above_N.sum() / below_N.sum()), len(above_N)
+    if n < 2:
+        return ratio, None
+    residuals_N = above_N - ratio * below_N
+    return ratio, math.sqrt(n / (n - 1) * float(residuals_N @ residuals_N)) / float(below_N.sum())
+
+
 def mean_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each language, number of shots and metric the plain mean over its sets, as a row `mean_<language>`.
 
@@ -116,6 +150,7 @@ def mean_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     means = []
     for (language, shots, metric), group in groups.items():
         errors = [row["stderr"] for row in group]
+        chances = [row["chance"] for row in group]
         means.append(
             {
                 "set": f"mean_{language}",
@@ -124,7 +159,7 @@ def mean_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "metric": metric,
                 "value": sum(row["value"] for row in group) / len(group),
                 "stderr": None if None in errors else math.hypot(*errors) / len(group),
-                "chance": sum(row["chance"] for row in group) / len(group),
+                "chance": None if None in chances else sum(chances) / len(group),
                 "items": sum(row["items"] for row in group),
                 "seconds": round(sum(row["seconds"] for row in group), 2),
             }

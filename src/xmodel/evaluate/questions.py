@@ -57,7 +57,7 @@ def chance(items: Sequence[Item]) -> float:
 
 
 def load_questions(folder: Path, shots: Sequence[int] = (0,), limit: int | None = None) -> list[QuestionSet]:
-    """All question sets of a folder of `*.jsonl` files, sorted by name.
+    """All question sets of a folder of `*.jsonl` files, or of one such file, sorted by name.
 
     Args:
         shots: numbers of examples that will be asked for; every set must have enough dev items.
@@ -66,7 +66,7 @@ def load_questions(folder: Path, shots: Sequence[int] = (0,), limit: int | None 
     Raises:
         UserError: no question files, a line that is not a question (file and line are named), or too few dev items.
     """
-    paths = sorted(folder.glob("*.jsonl"))
+    paths = [folder] if folder.is_file() else sorted(folder.glob("*.jsonl"))
     if not paths:
         raise UserError(f"{folder}: no question sets (*.jsonl); the corpus stage writes them")
     sets: dict[str, QuestionSet] = {}

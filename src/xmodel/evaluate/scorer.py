@@ -1,27 +1,42 @@
 """The engine under every score: log-likelihoods of continuations, as lm-evaluation-harness defines them, but fast.
 
-What makes it fast: the continuations of one context share its computation, only scored positions reach the output head,
-and batches are filled by a budget of tokens with requests of like length.
+What makes it fast: whatever requests have in common at their beginning is computed once (few-shot examples, a question
+before its choices; see `inference/prefixes.py`), each scored position reaches the output head once, however many
+continuations are read off it, and rows are packed full under a budget of tokens.
 
-Legend of the shape suffixes: B rows of a batch, T tokens of a row, N scored positions, D hidden width, V vocabulary.
+Legend of the shape suffixes: B rows of a batch, T tokens of a row, N scored tokens, U scored positions, D hidden width,
+V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xmodel.errors import UserError
-from xmodel.model.transformer import KVCache, Transformer
+from xmodel.inference.prefixes import Prefix, Texts, Tree, divide, lay_out, pack, sort_texts
+from xmodel.model.cache import KVCache, Layout
 
 BUDGET = 8_192  # tokens of a batch, padding included
 HEAD_VALUES = 2**24  # logits in memory at a time
 
 Request = tuple[Sequence[int], Sequence[int]]
+
+
+class Costs(NamedTuple):
+    """What is worth doing on a device; all in tokens."""
+
+    budget: int  # of a batch, padding included
+    tree: int  # branches of so many tokens share a row with their trunk; attention computes them against each other
+    worth: int  # a prefix that saves so many is computed apart and cached
+    cells: int  # keys of the rows under a cached prefix
+
+
+COSTS = {"cpu": Costs(2_048, 768, 256, 32_768), "cuda": Costs(65_536, 1_024, 4_096, 524_288)}
 
 
 class Score(NamedTuple):
@@ -31,20 +46,12 @@ class Score(NamedTuple):
     greedy: bool  # whether greedy decoding of the context would produce it
 
 
-class Row(NamedTuple):
-    """A request, cut to the model's context."""
-
-    number: int  # place among the requests
-    context: tuple[int, ...]
-    continuation: tuple[int, ...]
-
-
 @torch.no_grad()
 def loglikelihood(
-    model: Transformer,
+    model: Any,
     requests: Sequence[Request],
     *,
-    budget: int = BUDGET,
+    budget: int | None = None,
     done: Callable[[int], object] = lambda count: None,
 ) -> list[Score]:
     """log P(continuation | context) of every request, in the order of the requests.
@@ -53,108 +60,192 @@ def loglikelihood(
     lm-evaluation-harness. Results do not depend on the budget or on the order, up to rounding.
 
     Args:
+        model: a `Transformer`, or an `HfModel`.
         requests: (context ids, continuation ids); a context has at least one token: <s>, or the </s> before a document.
-        budget: tokens of a batch; memory for keys and values grows with it.
+        budget: tokens of a batch; memory for keys and values grows with it. None: what suits the device.
         done: called with the number of requests that each batch has finished.
 
     Raises:
         UserError: an empty context or continuation, a continuation longer than the model's context, or log-likelihoods
             that are not finite.
     """
-    limit = model.config.context_length
-    rows = [_fit(number, *request, limit) for number, request in enumerate(requests)]
-    scores: list[Score] = [Score(0.0, False)] * len(rows)
-    for batch in _batches(rows, budget):
-        for row, score in zip(batch, _score(model, batch), strict=True):
-            scores[row.number] = score
-        done(len(batch))
-    if not np.isfinite([score.logprob for score in scores]).all():
-        raise UserError("the model gives log-likelihoods that are not finite: its weights are damaged or have diverged")
-    return scores
+    if not requests:
+        return []
+    costs = COSTS.get(model.device.type, COSTS["cuda"])
+    if not getattr(model, "branches", True):
+        costs = costs._replace(tree=0, worth=2**62)
+    if budget is not None:
+        costs = costs._replace(budget=budget, tree=min(costs.tree, budget))
+    engine = _Engine(model, requests, costs, done)
+    engine.descend(divide(engine.texts, costs.tree, costs.worth))
+    return engine.scores()
 
 
-def truncated(model: Transformer, requests: Sequence[Request]) -> int:
+def truncated(model: Any, requests: Sequence[Request]) -> int:
     """How many requests are longer than the model's context, and so lose the beginning of their context."""
     limit = model.config.context_length
     return sum(len(context) + len(continuation) - 1 > limit for context, continuation in requests)
 
 
-def target_logprobs(model: Transformer, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+def target_logprobs(model: Any, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """log P of each target (float32, [N]) and whether it is the likeliest token (bool, [N]).
 
     The softmax is computed in float32, a chunk of positions at a time.
     """
+    return _read_off(model, hidden_ND, np.arange(len(targets_N)), targets_N)
+
+
+def _read_off(model: Any, hidden_UD: Tensor, rows_N: np.ndarray, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """`target_logprobs` where target n follows position rows_N[n], in ascending order."""
     logprobs, greedy = [], []
     size = max(1, HEAD_VALUES // model.config.vocab_size)
-    for hidden, targets in zip(hidden_ND.split(size), targets_N.split(size), strict=True):
-        logits_NV = model.head(hidden).float()
-        target_logits = logits_NV.gather(1, targets.unsqueeze(1)).squeeze(1)
-        logprobs.append(target_logits - logits_NV.logsumexp(1))
-        greedy.append(logits_NV.argmax(1) == targets)
+    cuts = np.searchsorted(rows_N, np.arange(0, len(hidden_UD) + size, size)).tolist()
+    for chunk, hidden in enumerate(hidden_UD.split(size)):
+        first, last = cuts[chunk], cuts[chunk + 1]
+        logits_UV = model.head(hidden).float()
+        rows = on_device(rows_N[first:last] - chunk * size, hidden.device)
+        targets = targets_N[first:last]
+        logprobs.append(logits_UV[rows, targets] - logits_UV.logsumexp(1)[rows])
+        greedy.append(logits_UV.argmax(1)[rows] == targets)
     return torch.cat(logprobs), torch.cat(greedy)
 
 
-def _fit(number: int, context: Sequence[int], continuation: Sequence[int], limit: int) -> Row:
-    if not len(context) or not len(continuation):
-        raise UserError(f"request {number}: the context and the continuation need at least one token each")
-    if len(continuation) > limit:
-        raise UserError(
-            f"request {number}: a continuation of {len(continuation)} tokens is longer than the context, {limit}"
-        )
-    surplus = max(0, len(context) + len(continuation) - 1 - limit)  # the last token is predicted, never read
-    return Row(number, tuple(context[surplus:]), tuple(continuation))
+def on_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """An array on the device; a GPU goes on with its queue meanwhile, and the host does not wait for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
-    """Rows in batches of like context length, equal contexts together, the longest first (so memory fails early)."""
-    batch: list[Row] = []
-    longest = 0
-    for row in sorted(rows, key=lambda row: (len(row.context), row.context, len(row.continuation)), reverse=True):
-        grown = max(longest, len(row.context) + len(row.continuation))
-        apart = batch and len(row.context) < 0.95 * len(batch[0].context) - 2
-        if batch and (apart or grown * (len(batch) + 1) > budget):
-            yield batch
-            batch, grown = [], len(row.context) + len(row.continuation)
-        batch.append(row)
-        longest = grown
-    if batch:
-        yield batch
+class Span(NamedTuple):
+    """A request's scored tokens in the text that holds it."""
+
+    request: int
+    first: int  # the position that predicts its first token
+    targets: np.ndarray
 
 
-def _score(model: Transformer, batch: Sequence[Row]) -> list[Score]:
-    """One batch. Padding is at the right, where causal attention cannot see it.
+class _Engine:
+    """The requests of one call, as texts with the spans that are scored in each."""
 
-    The first `past` tokens of the contexts go through the model once for each different context. Since `past` is the
-    same in all rows, no row needs a mask of its own; it is less than every context's length, so the rest of each row
-    still holds the position that predicts its first scored token.
-    """
-    device = model.rotary.device
-    contexts = list(dict.fromkeys(row.context for row in batch))
-    shared = len(contexts) < len(batch)
-    past = min(map(len, contexts)) - 1 if shared else 0
-    inputs = [(row.context + row.continuation)[past:-1] for row in batch]
-    tokens_BT = np.zeros((len(batch), max(map(len, inputs))), np.int64)
-    for row, ids in zip(tokens_BT, inputs, strict=True):
-        row[: len(ids)] = ids
+    def __init__(self, model: Any, requests: Sequence[Request], costs: Costs, done: Callable[[int], object]) -> None:
+        self.model, self.costs, self.done = model, costs, done
+        self.count = len(requests)
+        self.texts, self.spans = _gather(requests, model.config.context_length)
+        self.order: list[int] = []  # requests as they are scored
+        self.lengths: list[int] = []  # tokens of each
+        self.logprobs: list[Tensor] = []
+        self.greedy: list[Tensor] = []
 
-    cache = None
-    if past:
-        prefix = KVCache(model.config, len(contexts), past, model.compute_dtype, device)
-        model.hidden(torch.tensor([context[:past] for context in contexts], device=device), prefix)
-        place = {context: index for index, context in enumerate(contexts)}
-        index_B = torch.tensor([place[row.context] for row in batch], device=device)
-        cache = KVCache(model.config, len(batch), past + tokens_BT.shape[1], model.compute_dtype, device)
-        cache.keys_LBKSC[:, :, :, :past] = prefix.keys_LBKSC[:, index_B]
-        cache.values_LBKSC[:, :, :, :past] = prefix.values_LBKSC[:, index_B]
-        cache.length = past
-    hidden_BTD = model.hidden(torch.from_numpy(tokens_BT).to(device), cache)
+    def descend(self, prefix: Prefix, stem: KVCache | None = None) -> None:
+        """Score all below a prefix, whose tokens are in `stem`: one row, rewound for one branch after another."""
+        self._score(prefix, stem)
+        for child in prefix.below:
+            if stem is None:
+                stem = self.model.new_cache(1, max(_deepest(node) for node in prefix.below))
+            stem.length = child.start
+            ids = self.texts.ids[child.text][child.start : child.end]
+            self.model.hidden(on_device(ids[None], self.model.device), stem)
+            self.descend(child, stem)
 
-    lengths = [len(row.continuation) for row in batch]
-    starts = [len(row.context) - 1 - past for row in batch]
-    rows_N = np.repeat(np.arange(len(batch)), lengths)
-    columns_N = np.concatenate([np.arange(start, start + n) for start, n in zip(starts, lengths, strict=True)])
-    targets_N = np.concatenate([np.asarray(row.continuation, np.int64) for row in batch])
-    hidden_ND = hidden_BTD[torch.from_numpy(rows_N).to(device), torch.from_numpy(columns_N).to(device)]
-    logprobs_N, greedy_N = target_logprobs(model, hidden_ND, torch.from_numpy(targets_N).to(device))
-    sums = [part.sum().item() for part in logprobs_N.double().cpu().split(lengths)]
-    return [Score(total, bool(part.all())) for total, part in zip(sums, greedy_N.cpu().split(lengths), strict=True)]
+    def scores(self) -> list[Score]:
+        """The outcome in the order of the requests. The only place that waits for the device."""
+        logprobs_N = torch.cat(self.logprobs).double().cpu().numpy()
+        greedy_N = torch.cat(self.greedy).cpu().numpy()
+        starts = np.cumsum([0, *self.lengths[:-1]])
+        sums = np.add.reduceat(logprobs_N, starts)
+        if not np.isfinite(sums).all():
+            raise UserError(
+                "the model gives log-likelihoods that are not finite: its weights are damaged or have diverged"
+            )
+        alike = np.logical_and.reduceat(greedy_N, starts)
+        found: list[Score] = [Score(0.0, False)] * self.count
+        for request, total, greedy in zip(self.order, sums.tolist(), alike.tolist(), strict=True):
+            found[request] = Score(total, greedy)
+        return found
+
+    def _score(self, prefix: Prefix, stem: KVCache | None) -> None:
+        """The trees right behind a prefix, in batches over rows that hold it."""
+        start = prefix.end
+        if not stem or not start:
+            for batch in pack(prefix.trees, self.costs.budget):
+                self._run(batch, 0, None)
+            return
+        width = max(
+            [256, *(tree.size for tree in prefix.trees)]
+        )  # small trees side by side: fewer copies of the prefix
+        rows = max(1, self.costs.cells // (start + width))
+        batches = list(pack(prefix.trees, self.costs.budget, min(width, 256), rows))
+        if not batches:
+            return
+        cache = self.model.new_cache(max(map(len, batches)), start + width)
+        cache.fill(stem, start)
+        for batch in batches:
+            held = cache.first_rows(len(batch))
+            held.length = start
+            self._run(batch, start, held)
+
+    def _run(self, batch: list[list[Tree]], start: int, cache: KVCache | None) -> None:
+        device = self.model.device
+        rows = lay_out(self.texts, batch, start)
+        layout = None
+        if rows.seen_BTS is not None:
+            seen_B1TS = on_device(rows.seen_BTS, device).unsqueeze(1)
+            layout = Layout(on_device(rows.positions_BT, device), seen_B1TS)
+        hidden_BTD = self.model.hidden(on_device(rows.tokens_BT, device), cache, layout)
+
+        width = rows.tokens_BT.shape[1]
+        places, targets, requests = [], [], []
+        for text, (row, path) in rows.places.items():
+            for span in self.spans[text]:
+                at = span.first - start
+                places.append(row * width + path[at : at + len(span.targets)])
+                targets.append(span.targets)
+                requests.append(span.request)
+        places_N, targets_N = np.concatenate(places), np.concatenate(targets)
+        wanted_U, back_N = np.unique(places_N, return_inverse=True)
+        order_N = np.argsort(back_N, kind="stable")
+        inverse_N = np.argsort(order_N, kind="stable")
+        hidden_UD = hidden_BTD.flatten(0, 1)[on_device(wanted_U, device)]
+        logprobs_N, greedy_N = _read_off(self.model, hidden_UD, back_N[order_N], on_device(targets_N[order_N], device))
+        inverse_N = on_device(inverse_N, device)
+        self.logprobs.append(logprobs_N[inverse_N])
+        self.greedy.append(greedy_N[inverse_N])
+        self.order += requests
+        self.lengths += [len(part) for part in targets]
+        self.done(len(requests))
+
+
+def _deepest(prefix: Prefix) -> int:
+    return max([prefix.end, *(_deepest(node) for node in prefix.below)])
+
+
+def _gather(requests: Sequence[Request], limit: int) -> tuple[Texts, list[list[Span]]]:
+    """The distinct texts of all requests, none the beginning of another, and the spans that are scored in each."""
+    inputs, spans = [], []
+    for number, (context, continuation) in enumerate(requests):
+        if not len(context) or not len(continuation):
+            raise UserError(f"request {number}: the context and the continuation need at least one token each")
+        if len(continuation) > limit:
+            raise UserError(
+                f"request {number}: a continuation of {len(continuation)} tokens is longer than the context, {limit}"
+            )
+        targets = np.asarray(continuation, np.int64)
+        ids = np.concatenate([np.asarray(context, np.int64), targets[:-1]])[
+            -limit:
+        ]  # the last is predicted, never read
+        inputs.append(ids)
+        spans.append(Span(number, len(ids) - len(targets), targets))
+    order, shared = sort_texts(inputs)
+    texts: list[np.ndarray] = []
+    kept_shared: list[int] = []
+    kept_spans: list[list[Span]] = []
+    for place, number in enumerate(order.tolist()):
+        if place and shared[place] == len(texts[-1]):  # goes on where the text before ends: takes its place
+            texts[-1] = inputs[number]
+            kept_spans[-1].append(spans[number])
+            continue
+        texts.append(inputs[number])
+        kept_shared.append(int(shared[place]))
+        kept_spans.append([spans[number]])
+    free = np.array([min(span.first for span in found) for found in kept_spans], np.int64)
+    return Texts(texts, np.array(kept_shared, np.int64), free), kept_spans

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+import tempfile
 from collections.abc import Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from xmodel.console import progress, table
+from xmodel.console import log, progress, table
 from xmodel.errors import UserError
+from xmodel.evaluate import paper
 from xmodel.evaluate.choices import mean_rows, score_choices
 from xmodel.evaluate.perplexity import perplexity
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
+from xmodel.evaluate.results import standing, write_tables, write_task
+from xmodel.evaluate.subjects import Subject
+from xmodel.evaluate.tasks import Prepared, definition_digest, open_task, prepare, rows_digest
 from xmodel.evaluate.translation import score_translation
 from xmodel.files import atomic_write
 from xmodel.model.transformer import Transformer
@@ -35,6 +40,8 @@ def run_suites(
     bos: bool,
     perplexity_tokens: int = PERPLEXITY_TOKENS,
     document_mask: bool = False,
+    subject: Subject | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Result]:
     """Carry out `settings.suites` on the corpus's held-out text and question sets; the results by suite.
 
@@ -43,18 +50,27 @@ def run_suites(
         bos: whether documents began with <s> in training.
         perplexity_tokens: score so much of the held-out text in each language.
         document_mask: documents did not see each other in training.
+        subject: the same model, with what is known about it; the paper's suites write that beside their figures.
+        folder: where the paper's suites leave their tasks' files and take up what stands; None: nowhere.
 
     Raises:
         UserError: an unknown suite, missing files, a tokenizer of another size than the model's vocabulary.
     """
+    names = (*SUITES, *paper.SUITES)
     for suite in settings.suites:
-        if suite not in SUITES:
-            near = difflib.get_close_matches(suite, SUITES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(SUITES)}"
+        if suite not in names:
+            near = difflib.get_close_matches(suite, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
             raise UserError(f"evaluate.suites: no suite is called {suite!r}; {hint}")
     _check_fit(model, tokenizer)
+    published = [suite for suite in settings.suites if suite in paper.SUITES]
+    prepared = (
+        prepare_suites(published, Path(settings.benchmarks) if settings.benchmarks else None) if published else None
+    )
     results: dict[str, Result] = {}
     for suite in settings.suites:
+        if suite in published:
+            continue
         if suite == "perplexity":
             texts = corpus_folder / "validation"
             results[suite] = perplexity(model, tokenizer, texts, bos, perplexity_tokens, document_mask)
@@ -67,7 +83,102 @@ def run_suites(
             results[suite] = sandbox(model, tokenizer, chosen, settings.shots, bos)
         else:
             results[suite] = translation(model, tokenizer, chosen, settings.shots, bos)
+    if prepared is not None:
+        scored = subject or Subject(model, tokenizer, bos, "run", None, {})
+        with tempfile.TemporaryDirectory() as nowhere:
+            rows, missing = score_tasks(scored, *prepared, folder or Path(nowhere), limit=settings.limit)
+        for row in paper.summarise(rows):
+            kept = results.setdefault(row["suite"], {"results": [], "missing": missing})
+            kept["results"].append(row)
     return results
+
+
+def prepare_suites(names: Sequence[str], benchmarks: Path | None, **options: Any) -> tuple[list[Prepared], list[str]]:
+    """Read and check the rows of the paper's suites, benchmarks and tasks before a model is asked; see `prepare`.
+
+    Raises:
+        UserError: a name that nothing has, a row that is not as documented, or no rows at all.
+    """
+    ready, missing = prepare(paper.select(names), benchmarks, **options)
+    for line in missing:
+        log(f"not there: {line}")
+    if not ready:
+        raise UserError(
+            f"{benchmarks}: holds none of {', '.join(names)}; `xmodel evaluate layout` says how files are named"
+        )
+    return ready, missing
+
+
+def score_tasks(
+    subject: Subject, ready: Sequence[Prepared], missing: Sequence[str], folder: Path, *, limit: int | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Score tasks of the harness one by one, each written to `folder` as it ends; what stands there is skipped.
+
+    Args:
+        missing: lines about tasks that cannot be scored.
+        limit: only the first so many questions of each task.
+
+    Returns:
+        The rows of all tasks, and the lines about what could not be scored, those of tasks that want to write more than
+        the model's context holds among them.
+    """
+    from xmodel.evaluate.harness import SubjectLM, most_new_tokens, score_task
+
+    rows, missing, lm = [], list(missing), SubjectLM(subject)
+    with progress("evaluate", len(ready), "tasks") as shown:
+        for prepared in ready:
+            fingerprint = fingerprint_of(subject, prepared, limit)
+            content = standing(folder, prepared.name, fingerprint)
+            if content is not None:
+                log(f"{prepared.name}: stands ({folder / prepared.name}.json)")
+            else:
+                task = open_task(prepared)
+                if (room := most_new_tokens(task)) >= lm.max_length:
+                    missing.append(
+                        f"{prepared.name}: writes up to {room} tokens, and the model's context holds {lm.max_length}"
+                    )
+                    log(f"cannot be scored: {missing[-1]}")
+                    continue
+                result = score_task(lm, prepared, task, limit)
+                if result["truncated"]:
+                    log(f"{prepared.name}: {result['truncated']} requests longer than the context lost their beginning")
+                for note in prepared.notes:
+                    log(f"{prepared.name}: {note}")
+                content = {
+                    "suite": prepared.benchmark.suite,
+                    "task": prepared.name,
+                    "about": subject.about,
+                    "settings": {"shots": prepared.shots, "limit": limit, "notes": list(prepared.notes)},
+                    "fingerprint": fingerprint,
+                    "truncated": result["truncated"],
+                    "results": _marked(result["results"], prepared, limit),
+                }
+                write_task(folder, prepared.name, content, result["items"])
+            rows += content["results"]
+            shown.advance(1, prepared.name)
+    write_tables(folder, subject.name)
+    return rows, missing
+
+
+def _marked(rows: Sequence[dict[str, Any]], prepared: Prepared, limit: int | None) -> list[dict[str, Any]]:
+    """Rows that say whether they are of the whole benchmark, as the harness defines it."""
+    return [row | ({"partial": True} if limit or prepared.notes else {}) for row in rows]
+
+
+def fingerprint_of(subject: Subject, prepared: Prepared, limit: int | None) -> dict[str, Any]:
+    """All that a task's figures follow from."""
+    pieces = hashlib.sha256(b"\0".join(subject.tokenizer.pieces))
+    return {
+        "weights": subject.about.get("sha256"),
+        "dtype": subject.about.get("dtype"),
+        "tokenizer": f"{pieces.hexdigest()}{'+bos' if subject.bos else ''}",
+        "definition": definition_digest(prepared),
+        "rows": rows_digest(prepared),
+        "shots": prepared.shots,
+        "limit": limit,
+        "run_code": prepared.run_code,
+        "lm_eval": metadata.version("lm_eval"),
+    }
 
 
 def sandbox(
@@ -93,21 +204,6 @@ def translation(
     merged = _merge(generated)
     outputs, samples = merged["items"], [sample for part in generated for sample in part["samples"]]
     return _merge([ranking, merged | {"items": []}]) | {"outputs": outputs, "samples": samples}
-
-
-def score_during(
-    model: Transformer, tokenizer: Tokenizer, questions_folder: Path, limit: int, bos: bool
-) -> list[dict[str, Any]]:
-    """A quick look while training: 0-shot accuracy on the first `limit` items of every set, for metrics.jsonl.
-
-    The model may be compiled: scoring runs it as it is written, since requests come in too many shapes to compile.
-    """
-    sets = load_questions(questions_folder, limit=limit)
-    start = tokenizer.bos_id if bos else tokenizer.eos_id
-    with torch.compiler.set_stance("force_eager"):
-        rows = [score_choices(model, tokenizer, questions, 0, start)["results"][0] for questions in sets]
-    kept = ("set", "shots", "stderr", "chance", "items")
-    return [{"accuracy": row["value"]} | {key: row[key] for key in kept} for row in rows]
 
 
 def _choices(
@@ -158,7 +254,7 @@ def results_table(rows: Iterable[dict[str, Any]]) -> str:
     """Result rows for people: accuracies in percent with their standard error, chance beside them."""
     lines = []
     for row in rows:
-        share = row["metric"] in ("acc", "acc_norm")
+        share = row["metric"].startswith(("acc", "exact_match", "mean", "f1", "mcc", "pass@"))
         scale, digits = (100, 1) if share else (1, 1 if row["metric"] == "chrf" else 3)
         error = row.get("stderr")
         chance = row.get("chance")
@@ -166,7 +262,7 @@ def results_table(rows: Iterable[dict[str, Any]]) -> str:
             [
                 row.get("suite", ""),
                 row["set"] if row["set"] != "validation" else f"validation_{row['language']}",
-                row.get("shots", ""),
+                "" if row.get("shots") is None else row["shots"],
                 row["metric"] + (" %" if share else ""),
                 f"{scale * row['value']:.{digits}f}",
                 "" if error is None else f"± {scale * error:.{digits}f}",

@@ -64,17 +64,18 @@ def model_card(run_folder: Path, checkpoint: Path, settings: Export, path: str =
     pretrain = recipe.get("pretrain") or {}
     train = Pretrain(**{field.name: pretrain[field.name] for field in fields(Pretrain) if field.name in pretrain})
     seen = samples_through(step, train) * model.context_length if step and "global_batch" in pretrain else None
+    initial = str(pretrain.get("init_from") or "")  # weights of others
     spoken = languages(run_folder)
     parts = [
         _front_matter(name, settings.licence, model, spoken, rows),
         f"# {name}\n",
-        _summary(model, spoken, step, seen),
+        _summary(model, spoken, step, seen, initial),
         USE.format(path=path, name=name, context=model.context_length),
         _scores(rows),
         _shape(model, recipe),
-        _training(run_folder, recipe, step, seen),
+        _training(run_folder, recipe, step, seen) if step or not initial else "",
         _corpus(recipe, funnel, _optional(run_folder / "tokens" / "manifest.json"), seen),
-        _limits(recipe, settings.licence),
+        _limits(recipe, settings.licence) if funnel or not initial else _licence(settings.licence),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -85,8 +86,10 @@ def run_name(run_folder: Path) -> str:
 
 
 def languages(run_folder: Path) -> list[str]:
-    """The languages of a run's corpus, as codes; all that we know where it has no corpus."""
+    """The languages of a run's corpus, as codes. Without a corpus: all that we know, or none for imported weights."""
     funnel = _optional(run_folder / "corpus" / "funnel.json")
+    if not funnel and (_recipe(run_folder / "recipe.yaml").get("pretrain") or {}).get("init_from"):
+        return []
     found = {language for source in funnel.get("sources", {}).values() for language in source.get("languages", {})}
     return sorted(found) or sorted(LANGUAGES)
 
@@ -126,8 +129,8 @@ def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 def _front_matter(
     name: str, licence: str, model: Model, languages: Sequence[str], rows: Sequence[dict[str, Any]]
 ) -> str:
-    matter: dict[str, Any] = {
-        "language": list(languages),
+    matter: dict[str, Any] = {"language": list(languages)} if languages else {}
+    matter |= {
         "license": licence,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -157,13 +160,19 @@ def _index_entry(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _summary(model: Model, languages: Sequence[str], step: int | None, seen: int | None) -> str:
+def _summary(model: Model, languages: Sequence[str], step: int | None, seen: int | None, initial: str) -> str:
     spoken = " and ".join(LANGUAGES.get(language, language) for language in languages)
     shape = "Qwen3" if model.qk_norm else "Llama"
     trained = f" Trained on {count(seen)} tokens ({step:,} steps)." if seen and step else ""
+    if initial and not step:
+        return (
+            f"A language model of {count(parameters(model)['total'])} parameters, imported into Xmodel-LM and written "
+            f"as it came. It has the shape of {shape} and needs no code of its own.\n"
+        )
+    origin = ("trained further from given weights" if initial else "pretrained from scratch") + " with Xmodel-LM"
     return (
-        f"A base language model of {count(parameters(model)['total'])} parameters for {spoken} text, pretrained from "
-        f"scratch with Xmodel-LM. It has the shape of {shape} and needs no code of its own.{trained}\n"
+        f"A base language model of {count(parameters(model)['total'])} parameters for {spoken} text, {origin}. It has "
+        f"the shape of {shape} and needs no code of its own.{trained}\n"
     )
 
 
@@ -252,9 +261,7 @@ def _error(value: float | None, scale: float, digits: int) -> str:
 def _shape(model: Model, recipe: dict[str, Any]) -> str:
     counts = parameters(model)
     tokenizer = recipe.get("tokenizer") or {}
-    kind = (
-        f"that of {tokenizer['path']}" if tokenizer.get("path") else VOCABULARIES.get(tokenizer.get("model_type", ""))
-    )
+    kind = "taken over as it was" if tokenizer.get("path") else VOCABULARIES.get(tokenizer.get("model_type", ""))
     rows = [
         ["parameters", f"{counts['total']:,}"],
         ["of them outside the embeddings", f"{counts['non_embedding']:,}"],
@@ -337,10 +344,12 @@ has not been trained to follow instructions, to refuse, or to be safe. It repeat
 states falsehoods fluently. It has only been scored on the languages and sets listed here; the standard errors say how
 far the scores can be trusted.
 {made_up if sandbox else ""}
-## Licence
-
-The weights are under `{licence}`. The texts of the corpus keep the licences of their sources.
+{_licence(licence)[:-1]} The texts of the corpus keep the licences of their sources.
 """
+
+
+def _licence(licence: str) -> str:
+    return f"## Licence\n\nThe weights are under `{licence}`.\n"
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Text out of a model: one prompt with sampling, or many prompts greedily, over a key/value cache.
+"""Text out of a model: one prompt, greedily or sampled, over a key/value cache. (Many prompts: many.py.)
 
 Legend of the shape suffixes: B rows of a batch, T tokens of a row, V vocabulary.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,6 @@ from xmodel.model.transformer import KVCache, Transformer
 from xmodel.tokenizer.codec import Tokenizer
 
 EOS = 2
-BATCH_TOKENS = 16_384  # key/value positions of a batch of prompts
 
 
 def generate(
@@ -142,67 +140,3 @@ def _decode(tokenizer: Tokenizer, ids: Iterator[int]) -> Iterator[str]:
             yield text
     if text := stream.finish():
         yield text
-
-
-@torch.no_grad()
-def generate_greedy(
-    model: Transformer,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    stop_ids: Collection[int] = (EOS,),
-    budget: int = BATCH_TOKENS,
-) -> list[list[int]]:
-    """Greedy continuations of many prompts (without their stop id), in the order of the prompts.
-
-    Prompts of like length share a batch. It begins with as many tokens as its shortest prompt has; a row whose prompt
-    is longer takes its own tokens for a few steps before it takes the model's. So all rows are as long at every moment,
-    and neither padding nor masks are needed.
-
-    Args:
-        budget: key/value positions of a batch: rows times (longest prompt + new tokens).
-
-    Raises:
-        UserError: an empty prompt, or one that does not leave room for `max_new_tokens`.
-    """
-    lengths = [len(prompt) for prompt in prompts]
-    limit = model.config.context_length
-    if lengths and (min(lengths) < 1 or max(lengths) + max_new_tokens > limit):
-        raise UserError(
-            f"prompts of {min(lengths)} to {max(lengths)} tokens and {max_new_tokens} new ones: "
-            f"a prompt has a token at least, and the model's context holds {limit}"
-        )
-    order = sorted(range(len(prompts)), key=lambda number: -lengths[number])
-    answers: list[list[int]] = [[] for _ in prompts]
-    while order:
-        rows = max(1, budget // (lengths[order[0]] + max_new_tokens))
-        batch, order = order[:rows], order[rows:]
-        continued = _continue(model, [prompts[number] for number in batch], max_new_tokens, stop_ids)
-        for number, answer in zip(batch, continued, strict=True):
-            answers[number] = answer
-    return answers
-
-
-def _continue(
-    model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Collection[int]
-) -> list[list[int]]:
-    """`generate_greedy` for one batch."""
-    device = model.rotary.device
-    lengths = [len(prompt) for prompt in prompts]
-    shortest, end = min(lengths), max(lengths) + max_new_tokens
-    cache = KVCache(model.config, len(prompts), end, model.compute_dtype, device)
-    answers: list[list[int]] = [[] for _ in prompts]
-    going = [True] * len(prompts)
-    tokens_BT = np.array([prompt[:shortest] for prompt in prompts], np.int64)
-    for position in range(shortest, end):
-        likeliest = model(torch.from_numpy(tokens_BT).to(device), cache, last_only=True)[:, -1].argmax(-1).tolist()
-        for row, prompt in enumerate(prompts):
-            if position < lengths[row]:
-                likeliest[row] = prompt[position]
-            elif going[row]:
-                going[row] = likeliest[row] not in stop_ids and len(answers[row]) < max_new_tokens
-                answers[row] += [likeliest[row]] * going[row]
-        if not any(going):
-            break
-        tokens_BT = np.array(likeliest, np.int64)[:, None]
-    return answers

@@ -53,6 +53,12 @@ def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, kernel: 
     )
 
 
+def masked_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, seen_B1TS: Tensor) -> Tensor:
+    """Grouped-query attention of T queries over those of S keys that a boolean mask lets each one see, [B, H, T, C]."""
+    grouped = q_BHTC.shape[1] != k_BKSC.shape[1]
+    return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=seen_B1TS, enable_gqa=grouped)
+
+
 def choose_attention(
     wanted: str, heads: int, kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device
 ) -> str:

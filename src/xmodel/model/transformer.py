@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodel.model.attention import causal_attention
+from xmodel.model.attention import causal_attention, masked_attention
+from xmodel.model.cache import KVCache, Layout
 from xmodel.model.documents import DocumentMask, document_attention, document_mask
 from xmodel.model.fp8 import fp8_linear
 from xmodel.model.loss import linear_cross_entropy
@@ -31,31 +32,6 @@ class Compute(NamedTuple):
     dtype: torch.dtype  # of activations and matrix products
     attention: str = "auto"  # kernel, as `choose_attention` names it
     fp8: bool = False  # the blocks' matrix products in float8
-
-
-class KVCache:
-    """Keys and values of the tokens seen so far, in buffers of fixed size: `model(tokens, cache)` appends to it.
-
-    `length` tokens are in use. Lowering it forgets the tokens after it, so that a prefix can be computed once and
-    continued many times.
-    """
-
-    def __init__(
-        self, config: Model, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
-    ) -> None:
-        shape = (config.layers, batch, config.kv_heads, capacity, config.hidden // config.heads)
-        self.keys_LBKSC = torch.zeros(shape, dtype=dtype, device=device)
-        self.values_LBKSC = torch.zeros(shape, dtype=dtype, device=device)
-        self.capacity = capacity
-        self.length = 0
-
-    def append(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values of one layer behind `length`; return all of them as views, [B, K, S, C]."""
-        end = self.length + k_BKTC.shape[2]
-        keys_BKSC, values_BKSC = self.keys_LBKSC[layer, :, :, :end], self.values_LBKSC[layer, :, :, :end]
-        keys_BKSC[:, :, self.length :] = k_BKTC
-        values_BKSC[:, :, self.length :] = v_BKTC
-        return keys_BKSC, values_BKSC
 
 
 class Weight(nn.Module):
@@ -81,8 +57,11 @@ def rotary_tables(positions: int, head_size: int, base: float) -> Tensor:
 
 
 def rotate(x_BTHC: Tensor, rotary_2TC: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + C/2]) by its position's angle: the half-split form that Llama checkpoints use."""
-    cos_T1C, sin_T1C = rotary_2TC.unsqueeze(2).unbind()
+    """Turn each pair (x[i], x[i + C/2]) by its position's angle: the half-split form that Llama checkpoints use.
+
+    The angles are [2, T, C / 2], or [2, B, T, C / 2] where rows have positions of their own.
+    """
+    cos_T1C, sin_T1C = rotary_2TC.unsqueeze(-2).unbind()
     left, right = x_BTHC.float().chunk(2, dim=-1)
     return torch.cat((left * cos_T1C - right * sin_T1C, right * cos_T1C + left * sin_T1C), dim=-1).to(x_BTHC.dtype)
 
@@ -124,6 +103,7 @@ class Attention(nn.Module):
         layer: int,
         cache: KVCache | None,
         documents: DocumentMask | None,
+        layout: Layout | None,
     ) -> Tensor:
         weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
         qkv_BTO = project(x_BTD, *weights, fp8=compute.fp8)
@@ -136,8 +116,10 @@ class Attention(nn.Module):
         q_BTHC, k_BTKC = rotate(qk_BTHC, rotary_2TC).split((self.heads, self.kv_heads), dim=2)
         q_BHTC, k_BKSC, v_BKSC = (heads.transpose(1, 2) for heads in (q_BTHC, k_BTKC, v_BTKC))
         if cache is not None:
-            k_BKSC, v_BKSC = cache.append(layer, k_BKSC, v_BKSC)
-        if documents is None:
+            k_BKSC, v_BKSC = cache.append(layer, k_BKSC, v_BKSC, layout)
+        if layout is not None:
+            out_BHTC = masked_attention(q_BHTC, k_BKSC, v_BKSC, layout.seen_B1TS)
+        elif documents is None:
             out_BHTC = causal_attention(q_BHTC, k_BKSC, v_BKSC, kernel=compute.attention)
         else:
             out_BHTC = document_attention(q_BHTC, k_BKSC, v_BKSC, documents)
@@ -177,9 +159,10 @@ class Block(nn.Module):
         layer: int = 0,
         cache: KVCache | None = None,
         documents: DocumentMask | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         normed_BTD = rms_norm(x_BTD, self.input_layernorm.weight, self.eps, compute.dtype)
-        x_BTD = x_BTD + self.self_attn(normed_BTD, rotary_2TC, compute, layer, cache, documents)
+        x_BTD = x_BTD + self.self_attn(normed_BTD, rotary_2TC, compute, layer, cache, documents, layout)
         normed_BTD = rms_norm(x_BTD, self.post_attention_layernorm.weight, self.eps, compute.dtype)
         return x_BTD + self.mlp(normed_BTD, compute.fp8)
 
@@ -239,25 +222,42 @@ class Transformer(nn.Module):
                 values = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
                 parameter.copy_(values.normal_(0.0, initial_std(name, self.config), generator=generator))
 
-    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None, starts_BT: Tensor | None = None) -> Tensor:
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.rotary.device
+
+    def new_cache(self, rows: int, capacity: int) -> KVCache:
+        """An empty cache for `rows` texts of at most `capacity` tokens."""
+        return KVCache(self.config, rows, capacity, self.compute_dtype, self.device)
+
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        cache: KVCache | None = None,
+        layout: Layout | None = None,
+        starts_BT: Tensor | None = None,
+    ) -> Tensor:
         """Final hidden states, normed and ready for the head: [B, T, D] in `compute_dtype`.
 
         Args:
             tokens_BT: int64 token ids. With a cache they follow the `cache.length` tokens already in it.
             cache: is appended to; its capacity and the position table must hold all tokens.
+            layout: where the tokens stand, when that is not one behind the other in every row.
             starts_BT: first position of each token's document (documents.py); attention then stays within documents.
                 Without a cache only.
         """
-        assert cache is None or starts_BT is None
+        assert starts_BT is None or (cache is None and layout is None)
         past, new = cache.length if cache is not None else 0, tokens_BT.shape[1]
-        limit = min(self.rotary.shape[1], cache.capacity) if cache is not None else self.rotary.shape[1]
-        if past + new > limit:
-            raise ValueError(
-                f"{past} + {new} tokens are more than the {limit} that the position table or the cache holds"
-            )
-        rotary_2TC = self.rotary[:, past : past + new]
+        if layout is None:
+            limit = min(self.rotary.shape[1], cache.capacity) if cache is not None else self.rotary.shape[1]
+            if past + new > limit:
+                raise ValueError(
+                    f"{past} + {new} tokens are more than the {limit} that the position table or the cache holds"
+                )
+        rotary_2TC = self.rotary[:, past : past + new] if layout is None else self.rotary[:, layout.positions_BT]
         x_BTD = F.embedding(tokens_BT, self.model.embed_tokens.weight)
-        training = self.training and torch.is_grad_enabled() and cache is None
+        training = self.training and torch.is_grad_enabled() and cache is None and layout is None
         documents = None
         if starts_BT is not None:
             compiled = training and self.compiled_block is not None
@@ -268,9 +268,9 @@ class Transformer(nn.Module):
                 x_BTD = run(self.checkpointing, block, x_BTD, rotary_2TC, compute, 0, None, documents)
         else:
             for layer, block in enumerate(self.model.layers):
-                x_BTD = block(x_BTD, rotary_2TC, Compute(self.compute_dtype), layer, cache, documents)
+                x_BTD = block(x_BTD, rotary_2TC, Compute(self.compute_dtype), layer, cache, documents, layout)
         if cache is not None:
-            cache.length += new
+            cache.advance(new, layout)
         return rms_norm(x_BTD, self.model.norm.weight, self.config.norm_eps, self.compute_dtype)
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ class Transformer(nn.Module):
         starts_BT: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, T, V] in `compute_dtype` ([B, 1, V] with `last_only`); with targets the loss, see `loss`."""
-        hidden_BTD = self.hidden(tokens_BT, cache, starts_BT)
+        hidden_BTD = self.hidden(tokens_BT, cache, starts_BT=starts_BT)
         if targets_BT is not None:
             hidden_ND, targets_N = hidden_BTD.flatten(0, 1), targets_BT.flatten()
             return linear_cross_entropy(hidden_ND, self.head_weight, targets_N, self.z_loss)

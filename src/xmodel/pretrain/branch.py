@@ -1,7 +1,8 @@
-"""Going on from another run's checkpoint: one stable phase, and from it decays of several lengths.
+"""Going on from another run's checkpoint (one stable phase, and from it decays of several lengths), or from weights.
 
 A run that was made with other settings is never gone on with in its own directory. A recipe with `branch_from` starts
-a run of its own from a checkpoint of another, if both have made the same steps up to there.
+a run of its own from a checkpoint of another, if both have made the same steps up to there. One with `init_from` takes
+only the weights, of any model folder of its shape, and makes its own steps from the first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from xmodel.errors import UserError
 from xmodel.files import read_json
-from xmodel.pretrain.checkpoint_files import damage
+from xmodel.model.checkpoint_io import CONFIG, INDEX, WEIGHTS
+from xmodel.model.config import from_hf
+from xmodel.pretrain.checkpoint_files import MANIFEST, STATE, damage
 from xmodel.pretrain.schedule import learning_rate
 from xmodel.recipe.batches import batch_size, samples_through
 from xmodel.recipe.dump import recipe_diff
@@ -50,6 +53,44 @@ def branch_point(recipe: Recipe, tokens_folder: Path) -> Path | None:
     return path
 
 
+SHAPE = ("layers", "heads", "kv_heads", "hidden", "ffn", "vocab_size")
+SHAPE += ("rope_base", "norm_eps", "tied_embeddings", "qk_norm")  # what the weights were made for
+
+
+def initial_weights(recipe: Recipe, tokenizer: str | None) -> Path | None:
+    """The model folder that `pretrain.init_from` names, or None if it names none.
+
+    Args:
+        tokenizer: fingerprint of the tokens' tokenizer, None when it is not known.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is of another shape or tokenizer.
+    """
+    if not recipe.pretrain.init_from:
+        return None
+    path = Path(recipe.pretrain.init_from)
+    if not (path / CONFIG).is_file() or not ((path / WEIGHTS).is_file() or (path / INDEX).is_file()):
+        raise UserError(
+            f"pretrain.init_from: {path} is not a model folder ({CONFIG} and {WEIGHTS}); name a checkpoint "
+            "checkpoints/step-NUMBER of a run; `xmodel import` makes a run of a model of others"
+        )
+    if (path / MANIFEST).is_file() and (fault := damage(path)):
+        raise UserError(f"pretrain.init_from: {path} is damaged ({fault})")
+    theirs, ours = from_hf(read_json(path / CONFIG)), recipe.model
+    pairs = [(name, getattr(theirs, name), getattr(ours, name)) for name in SHAPE]
+    if changed := ", ".join(f"{name} {old} -> {new}" for name, old, new in pairs if old != new):
+        raise UserError(
+            f"pretrain.init_from: {path} is of another shape ({changed}); `extends: RUN/recipe.yaml` has its shape"
+        )
+    known = read_json(path / STATE).get("tokenizer") if (path / STATE).is_file() else None
+    if tokenizer and known and known != tokenizer:
+        raise UserError(
+            f"pretrain.init_from: {path} knows the ids of another tokenizer than these tokens'; set tokenizer.path to "
+            "its own, and tokenizer.vocab_size to its size"
+        )
+    return path
+
+
 def _differences(old: Recipe, new: Recipe, step: int) -> list[str]:
     """What makes steps 1 to `step` of two recipes differ."""
     if step >= new.pretrain.steps:
@@ -82,5 +123,8 @@ def _fixed(train: Pretrain) -> Pretrain:
     """The settings without those that are compared step by step."""
     default = Pretrain()
     return replace(
-        train, branch_from="", **{name: getattr(default, name) for name in FREE + FREE_PHASES + FREE_BATCHES}
+        train,
+        branch_from="",
+        init_from="",
+        **{name: getattr(default, name) for name in FREE + FREE_PHASES + FREE_BATCHES},
     )

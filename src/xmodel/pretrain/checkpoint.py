@@ -331,19 +331,18 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Load weights, average, optimizer state and `extra` into place; returns what was saved as `state`, with `step`.
 
-    The model may be spread over other ranks, or in another way, than the one that was saved.
+    The model may be spread over other ranks, or in another way, than the one that was saved. A checkpoint without an
+    optimizer (imported weights) leaves the optimizer and `extra` as they are.
 
     Raises:
         UserError: see `refuse_other`; or the checkpoint lacks something of `extra`.
     """
     refuse_other(path, model.config, tokenizer)
+    load_weights(path, model, average)
+    state = {key: value for key, value in read_json(path / STATE).items() if key != "format"}
+    if not (path / OPTIMIZER).is_dir():  # see `seal`; the manifest tells a lost one from one that never was
+        return state
     parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in read_tensors(path, average=False):
-            parameters[name].copy_(_spread(tensor, parameters[name]))
-        if average:
-            for name, tensor in read_tensors(path, average=True):
-                average[name].copy_(_spread(tensor, average[name]))
     reader = FileSystemReader(path / OPTIMIZER)
     wanted: dict[str, Tensor] = {f"extra.{name}": tensor for name, tensor in (extra or {}).items()}
     stored = reader.read_metadata().state_dict_metadata
@@ -361,7 +360,20 @@ def load_checkpoint(
             )
             optimizer.state[parameter][key] = wanted[name] = target
     load(cast(dict[str, Any], wanted), storage_reader=reader, no_dist=True)  # each rank by itself
-    return {key: value for key, value in read_json(path / STATE).items() if key != "format"}
+    return state
+
+
+@torch.no_grad()
+def load_weights(path: Path, model: Transformer, average: Mapping[str, Tensor] | None = None) -> None:
+    """Load the weights of a model folder, and the averaged ones (or the weights again), into place."""
+    parameters = dict(model.named_parameters())
+    for name, tensor in read_tensors(path, average=False):
+        if name in parameters:  # else derived, or the copy of a tied head
+            parameters[name].copy_(_spread(tensor, parameters[name]))
+    if average:
+        for name, tensor in read_tensors(path, average=True):
+            if name in average:
+                average[name].copy_(_spread(tensor, average[name]))
 
 
 def _spread(tensor: Tensor, like: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from xmodel.console import log
 from xmodel.errors import MachineError, UserError
-from xmodel.files import PARTIAL, checksum, read_json
+from xmodel.files import PARTIAL, checksum, read_json, write_json
 from xmodel.model.checkpoint_io import CONFIG
 from xmodel.model.config import from_hf
 from xmodel.pretrain.parallel import Place
@@ -102,6 +102,21 @@ def sums(folder: Path, place: Place) -> dict[str, dict[str, Any]]:
     mine = sorted(file for file in mine if file.is_file())
     found = _in_threads(lambda file: {"bytes": file.stat().st_size, "checksum": checksum(file)}, mine)
     return {str(file.relative_to(folder)): entry for file, entry in zip(mine, found, strict=True)}
+
+
+def seal(folder: Path, step: int, tokenizer: str) -> None:
+    """Make a checkpoint without an optimizer of a model folder: `load_checkpoint` then begins the optimizer anew.
+
+    Args:
+        tokenizer: fingerprint of the tokenizer that the model's ids are of.
+    """
+    write_json(
+        folder / STATE,
+        {"format": FORMAT, "step": step, "interval": [0.0, 0.0], "left_out": [], "tokenizer": tokenizer},
+    )
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    found = _in_threads(lambda file: {"bytes": file.stat().st_size, "checksum": checksum(file)}, files)
+    write_json(folder / MANIFEST, {file.name: entry for file, entry in zip(files, found, strict=True)})
 
 
 def _in_threads(work: Callable[[Path], T], files: Iterable[Path]) -> list[T]:

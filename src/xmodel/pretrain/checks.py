@@ -9,6 +9,7 @@ import numpy as np
 from xmodel.console import count, log
 from xmodel.errors import UserError
 from xmodel.files import read_json
+from xmodel.pretrain.branch import initial_weights
 from xmodel.pretrain.checkpoint_files import STATE, refuse_other
 from xmodel.pretrain.data import TrainingData
 from xmodel.pretrain.parallel import accumulation
@@ -42,6 +43,8 @@ def check_before(recipe: Recipe, tokens_folder: Path, run_folder: Path, world: i
     saved = sorted((run_folder / "checkpoints").glob("step-*[0-9]"))
     if saved and (saved[-1] / STATE).is_file():
         refuse_other(saved[-1], recipe.model, manifest.get("tokenizer"))
+    else:
+        initial_weights(recipe, manifest.get("tokenizer"))
     length = recipe.model.context_length
     data = TrainingData(tokens_folder, mixture(recipe), recipe.seed, length, recipe.pretrain.packing)
     for name, source in open_sources(tokens_folder).items():

@@ -53,7 +53,8 @@ def pretrain(recipe: Recipe, tokens_folder: Path, run_folder: Path, score: Score
     Args:
         tokens_folder: what the tokens stage wrote.
         run_folder: gets metrics.jsonl, tensorboard/ and checkpoints/.
-        score: called with the model at every evaluation; returns score rows for metrics.jsonl.
+        score: called with the model, on the first rank alone, at the evaluations that `evaluate.during_every` names;
+            returns score rows for metrics.jsonl.
 
     Returns:
         The last figures: step, tokens, loss and bits per byte by language.
@@ -172,11 +173,13 @@ def _train(
     )
 
     def evaluate(step: int) -> dict[str, float]:
+        every = recipe.evaluate.during_every
+        scored = place.first and (step in (0, settings.steps) or not every or step % every == 0)
         with in_place_of_weights(run.average, model):
             complete = gathered(model)
             with eager(complete):
                 rows = [{"kind": "validation", **row} for row in validate(complete, validation, place)]
-                rows += [{"kind": "score", **row} for row in score(complete)] if place.first else []
+                rows += [{"kind": "score", **row} for row in score(complete)] if scored else []
         for row in rows:
             metrics.write(row | {"step": step, "tokens": tokens_through(step)})
         heldout = (row for row in rows if row["kind"] == "validation")

@@ -45,8 +45,11 @@ def open_tracker(name: str, run_folder: Path, recipe: Recipe, last_step: int) ->
 
 
 def scalars(row: Row) -> Iterator[tuple[str, float]]:
-    """The numbers of a row by name: `train/loss`, `validation/en/bits_per_byte`, `layers/grad_norm/12`."""
-    group = "/".join(str(row[key]) for key in ("kind", "set", "language") if key in row)
+    """The numbers of a row by name: `train/loss`, `validation/en/bits_per_byte`, `score/facts_en/accuracy`,
+    `layers/grad_norm/12`.
+    """
+    about = "set" if "set" in row else "language"
+    group = "/".join(str(row[key]) for key in ("kind", about) if key in row)
     for key, value in row.items():
         if isinstance(value, dict):
             yield from ((f"{group}/{key}/{inner}", number) for inner, number in value.items())

@@ -16,8 +16,8 @@ from xmodel.model.attention import choose_attention
 from xmodel.model.fp8 import check_fp8
 from xmodel.model.transformer import Transformer
 from xmodel.pretrain.average import Average, start_average
-from xmodel.pretrain.branch import branch_point
-from xmodel.pretrain.checkpoint import load_checkpoint
+from xmodel.pretrain.branch import branch_point, initial_weights
+from xmodel.pretrain.checkpoint import load_checkpoint, load_weights
 from xmodel.pretrain.checkpoint_files import newest_checkpoint
 from xmodel.pretrain.data import TrainingData
 from xmodel.pretrain.guard import Guard, Spans, new_guard
@@ -126,6 +126,8 @@ def new_training(recipe: Recipe, tokens_folder: Path, data: TrainingData, place:
 def go_on(training: Training, recipe: Recipe, tokens_folder: Path, folder: Path) -> Path | None:
     """Load the newest whole checkpoint in `folder`, or the one to branch from; None where there is neither.
 
+    Then step 1 begins with the weights that `pretrain.init_from` names, if any, and a new optimizer.
+
     Raises:
         UserError: the recipe forbids it, or the checkpoint belongs to another model, tokenizer or version.
     """
@@ -134,6 +136,9 @@ def go_on(training: Training, recipe: Recipe, tokens_folder: Path, folder: Path)
         raise UserError(f"pretrain.resume: never, but {found} exists; use resume=auto or another run directory")
     found = found or branch_point(recipe, tokens_folder)
     if found is None:
+        if (given := initial_weights(recipe, training.tokenizer)) is not None:
+            load_weights(given, training.model, training.average)
+            log(f"pretrain: begins with the weights of {given}, and a new optimizer")
         return None
     parts = training.model, training.optimizer, training.extra, training.average
     state = load_checkpoint(found, *parts, tokenizer=training.tokenizer)

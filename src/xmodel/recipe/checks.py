@@ -20,12 +20,11 @@ def check(recipe: Recipe, reading: Reading) -> None:
     """Note every problem of a resolved recipe in `reading`; what was refused before is not blamed twice."""
     if not RUN_NAME.fullmatch(recipe.name) or len(recipe.name.encode()) > 200:
         reading.report("name", f"`{recipe.name}` cannot name a folder; use letters, digits, `.`, `-` and `_`")
-    _check_corpus(recipe.corpus, reading)
+    if recipe.corpus.sources or not recipe.pretrain.init_from:  # an imported run has no corpus: `Run.imported`
+        _check_corpus(recipe.corpus, reading)
     _check_model(recipe, reading)
     _check_pretrain(recipe, reading)
-    for path, values in (("evaluate.shots", recipe.evaluate.shots), ("evaluate.suites", recipe.evaluate.suites)):
-        if reading.sound(path) and len(set(values)) < len(values):
-            reading.report(path, "the same value is given twice")
+    _check_evaluate(recipe, reading)
 
 
 def _check_corpus(corpus: Corpus, reading: Reading) -> None:
@@ -201,6 +200,20 @@ def _check_phases(recipe: Recipe, reading: Reading) -> None:
             _check_weights(phase.weights, f"{path}.weights", (f"{path}.weights." + "{}").format, none, reading)
 
 
+def _check_evaluate(recipe: Recipe, reading: Reading) -> None:
+    wanted, interval = recipe.evaluate, recipe.pretrain.eval_every
+    for path, values in (("shots", wanted.shots), ("suites", wanted.suites), ("during", wanted.during)):
+        if reading.sound(f"evaluate.{path}") and len(set(values)) < len(values):
+            reading.report(f"evaluate.{path}", "the same value is given twice")
+    path = "evaluate.during_every"
+    if wanted.during_every and reading.sound(path, "pretrain.eval_every"):
+        if not interval:
+            reading.report(path, "is given, but pretrain.eval_every is 0: there are no evaluations in between")
+        elif wanted.during_every % interval:
+            every = f"{number(wanted.during_every)} is no multiple of pretrain.eval_every ({number(interval)})"
+            reading.report(path, f"{every}: scores are taken with an evaluation")
+
+
 def _check_options(recipe: Recipe, reading: Reading) -> None:
     """The options that are off by default: what each needs, and what does nothing together."""
     train, model = recipe.pretrain, recipe.model
@@ -255,6 +268,12 @@ def _check_options(recipe: Recipe, reading: Reading) -> None:
         "pretrain.batch_warmup",
         "pretrain.batch_warmup_steps",
         "pretrain.steps",
+    )
+    problem(
+        bool(train.init_from) and bool(train.branch_from),
+        "and branch_from are both given; branch_from goes on with a run's own steps, init_from begins with weights",
+        "pretrain.init_from",
+        "pretrain.branch_from",
     )
     problem(train.average_decay >= 1, "must be less than 1", "pretrain.average_decay")
     problem(train.muon_momentum >= 1, "must be less than 1", "pretrain.muon_momentum")

@@ -86,6 +86,7 @@ def _resolve_paths(recipe: Recipe, folder: Path, reading: Reading) -> None:
         local = absolute(written_in("tokenizer.path"), tokenizer.path)
         on_hub = HUB_ID.fullmatch(tokenizer.path.partition("@")[0]) and not Path(local).exists()
         tokenizer.path = tokenizer.path if on_hub else local
-    if recipe.pretrain.branch_from:
-        recipe.pretrain.branch_from = absolute(written_in("pretrain.branch_from"), recipe.pretrain.branch_from)
+    for key in ("branch_from", "init_from"):
+        if path := getattr(recipe.pretrain, key):
+            setattr(recipe.pretrain, key, absolute(written_in(f"pretrain.{key}"), path))
     corpus.root = str(root or os.path.normpath(folder.absolute()))

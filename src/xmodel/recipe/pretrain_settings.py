@@ -74,6 +74,11 @@ class Pretrain:
     branch_from: str = setting(
         "", "a checkpoint of another run, from which this one goes on: the same recipe up to that step. Empty: none"
     )
+    init_from: str = setting(
+        "",
+        "weights that the first step begins with, with a new optimizer: a model folder of the recipe's shape, such as "
+        "checkpoints/step-NUMBER of a run, or of what `xmodel import` wrote. Empty: drawn from the seed",
+    )
     batch_warmup: list[int] = setting(
         [],
         "smaller global batches to begin with, each for batch_warmup_steps steps; [210, 420] say. Empty: none",

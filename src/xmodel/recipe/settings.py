@@ -149,12 +149,37 @@ class Model:
 class Evaluate:
     """Scores of the finished model, and of checkpoints during training."""
 
-    suites: list[Literal["perplexity", "sandbox", "translation"]] = setting(
-        ["perplexity", "sandbox", "translation"], "what to score"
+    suites: list[
+        Literal["perplexity", "sandbox", "translation", "commonsense", "problem-solving", "chinese", "paper", "beyond"]
+    ] = setting(
+        ["perplexity", "sandbox", "translation"],
+        "what to score; paper: commonsense, problem-solving and chinese (pip install xmodel[harness])",
     )
     shots: list[int] = setting([0, 3], "numbers of solved examples before each multiple-choice question", least=0)
     limit: int | None = setting(None, "score at most this many items of each set", least=1)
-    limit_during: int = setting(48, "items of each set in the evaluations during training; 0: none", least=0)
+    benchmarks: str = setting(
+        "",
+        "folder of the paper's benchmarks as files (`xmodel evaluate layout`). Empty: the Hugging Face hub's",
+    )
+    # ---- during training
+    during: list[str] = setting(
+        ["sandbox", "translation"],
+        "what to score during training: suites, and single sets or tasks by name, as in [commonsense, xnli_zh]",
+        identity=False,
+    )
+    limit_during: int = setting(
+        48,
+        "items of each set in the evaluations during training, the same at every step, drawn from the whole set; 0: none",
+        least=0,
+        identity=False,
+    )
+    during_every: int = setting(
+        0,
+        "steps between these scores, a multiple of pretrain.eval_every; the first and the last evaluation have them "
+        "anyway. 0: with each evaluation",
+        least=0,
+        identity=False,
+    )
 
 
 @dataclass

@@ -45,7 +45,8 @@ def check_summary(recipe: Recipe) -> list[tuple[str, str]]:
         seen = f"{share:7.2%} of the samples = {short(share * total)} tokens"
         epochs = f", {share * total / source.tokens:.2f} epochs of {short(source.tokens)}" if source.tokens else ""
         rows.append((f"source {source.name}", seen + epochs))
-    rows.append(("languages", ", ".join(f"{NAMES[name]} {share:.1%}" for name, share in by_language.items())))
+    shown = ", ".join(f"{NAMES[name]} {share:.1%}" for name, share in by_language.items())
+    rows.append(("languages", shown or "none: an imported model, which has no corpus"))
     return rows
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from xmodel.report.draw import HALF, SMALL, Curve, lines, smooth
-from xmodel.report.markup import Html, figure, join
-from xmodel.report.markup import name as code
-from xmodel.report.numbers import LANGUAGES, decimal, known, language, number, percent, power, scaled, size
-from xmodel.report.read import Run
+from xmodel.report.draw import HALF, Curve, lines, smooth
+from xmodel.report.markup import Html, element, figure, join
+from xmodel.report.numbers import LANGUAGES, decimal, known, number, percent, power, scaled, size
+from xmodel.report.read import CONTROLS, Run
 
 FAINT = "Raw values faint, moving mean bold."
-PHASES = "Rise, plateau and fall are expected: cosine schedule and decoupled weight decay can make them by themselves."
+PHASES = "Rise, plateau and fall: a falling rate with decoupled weight decay can make them by itself."
+CONTROL_NAMES = {"constant": "constant rate", "no-decay": "no decay"}
 PLATEAU = 0.01  # of the highest norm
 UPDATE = "How far one step moves the weights. "
 WAITING = "Share of the time for which the host stood still until the next batch was there."
@@ -25,7 +24,6 @@ LAYERS = {
     "update_norm": "Norm of each block’s update",
 }
 MARGIN = 88  # pixels for the labels at the right
-INTERVAL = 1.96  # standard errors to either side: 95 % of a normal distribution
 
 
 def column(records: Sequence[dict[str, Any]], key: str) -> list[float]:
@@ -42,7 +40,7 @@ def training(run: Run) -> Html:
     figures = [
         loss(run),
         bits_per_byte(run),
-        train_curve(run, "param_norm", "L2 norm of the parameters", norm_note(run), ending=1),
+        parameter_norm(run),
         train_curve(run, "grad_norm", "Gradient norm, before clipping", FAINT, smoothed=True, floor=0,
                     level=(clip, f"clip {clip:g}") if clip > 0 else None),
         train_curve(run, "update_norm", "L2 norm of an update", UPDATE + FAINT, smoothed=True, floor=0, y_format=power),
@@ -57,20 +55,55 @@ def training(run: Run) -> Html:
     return join(drawn for drawn in figures if drawn)
 
 
-def norm_note(run: Run) -> str:
+def parameter_norm(run: Run) -> Html:
+    """The L2 norm of the parameters, of control runs too, and how to make one."""
+    if not drawable(run.train, "param_norm"):
+        return Html("")
+    runs = {"": run.train} | {CONTROL_NAMES[what]: rows for what, rows in run.controls.items()}
+    curves = []
+    for name, rows in runs.items():
+        y = column(rows, "param_norm")
+        label = end_label(name, y, lambda value: decimal(value, 1))
+        colour = "muted" if name else "accent"
+        curves.append(Curve(column(rows, "tokens"), y, colour, label, dashed=name == CONTROL_NAMES["no-decay"]))
+    return _half("L2 norm of the parameters", "param-norm", curves, join([norm_phases(run), norm_cause(run)], " "))
+
+
+def norm_phases(run: Run) -> str:
     """The phases of the parameters' norm in words: how far it rises, how long it stays, how far it falls."""
     points = [
         (x, y) for x, y in zip(column(run.train, "tokens"), column(run.train, "param_norm"), strict=True) if known(y)
     ]
     if len(points) < 3:
-        return PHASES
+        return ""
     highest = max(y for _, y in points)
     near = [x for x, y in points if y >= (1 - PLATEAU) * highest]
     (_, first), (end, last) = points[0], points[-1]
     told = f"Rise from {decimal(first, 1)} until {scaled(near[0])} tokens, within {percent(PLATEAU, 0)} of its highest "
     told += f"({decimal(highest, 1)}) until {scaled(near[-1])}"
-    told += f", fall to {decimal(last, 1)}. " if near[-1] < end else ". "
-    return told + PHASES
+    return told + (f", fall to {decimal(last, 1)}." if near[-1] < end else ".")
+
+
+def norm_cause(run: Run) -> Html:
+    """What can make these phases, and the runs that tell: the ones that are not there yet, as commands."""
+    train = run.recipe.get("pretrain") or {}
+    causes = {
+        "constant": train.get("schedule", "constant") != "constant",
+        "no-decay": bool(train.get("weight_decay")),
+    }
+    wanted = [what for what, is_cause in causes.items() if is_cause and what not in run.controls]
+    if not any(causes.values()):
+        return Html("Neither a falling rate nor weight decay is at work here.")
+    if not wanted:
+        return Html("Grey: the control runs, which differ in the rate or the decay alone.")
+    commands = []
+    for what in wanted:
+        overrides = CONTROLS[what] + (
+            " pretrain.decay_steps=0" if train.get("decay_steps") and what == "constant" else ""
+        )
+        commands.append(element("code", f"xmodel run runs/{run.name}/recipe.yaml name={run.name}-{what} {overrides}"))
+    told = f"{PHASES} A control run tells, and is drawn here once it stands beside this one:"
+    return join([told, join(commands, " or ")], " ")
 
 
 def skipped(run: Run) -> Html:
@@ -101,7 +134,7 @@ def loss(run: Run) -> Html:
     if drawable(run.train, "loss"):
         x, y = column(run.train, "tokens"), column(run.train, "loss")
         mean = smooth(y)
-        curves += [Curve(x, y, "muted", width=0.8, alpha=0.4), Curve(x, mean, "muted", _ending("training", mean))]
+        curves += [Curve(x, y, "muted", width=0.8, alpha=0.4), Curve(x, mean, "muted", end_label("training", mean))]
     curves += _validation(run, "loss")
     note = f"Training: {FAINT.lower()} Validation: text kept out of training."
     return _half("Loss, nats per token", "loss", curves, note)
@@ -121,7 +154,7 @@ def train_curve(
     x, y = column(run.train, "tokens"), column(run.train, key)
     shown = smooth(y) if smoothed else y
     write = how.get("y_format") or (scaled if ending is None else lambda value: decimal(value, ending))
-    curves = [Curve(x, shown, "accent", _ending("", shown, write))]
+    curves = [Curve(x, shown, "accent", end_label("", shown, write))]
     if smoothed:
         curves.insert(0, Curve(x, y, "accent", width=0.8, alpha=0.4))
     return _half(title, key.replace("_", "-"), curves, note, **how)
@@ -133,7 +166,7 @@ def utilisation(run: Run) -> Html:
     for key, label, colour in (("mfu_palm", "PaLM", "accent"), ("mfu_causal", "causal", "muted")):
         if drawable(run.train, key):
             mean = smooth(column(run.train, key))
-            curves.append(Curve(column(run.train, "tokens"), mean, colour, _ending(label, mean, percent)))
+            curves.append(Curve(column(run.train, "tokens"), mean, colour, end_label(label, mean, percent)))
     note = "Moving mean of FLOPs over the device’s peak. Per token, PaLM counts 6N + 12·L·d·S, causal 6N + 6·L·d·S."
     if run.starts:
         last = run.starts[-1]
@@ -143,136 +176,23 @@ def utilisation(run: Run) -> Html:
     )
 
 
-def progress(run: Run) -> Html:
-    """Mean accuracy by language against the step on a logarithmic axis, a figure for each number of shots."""
-    return join(
-        _progress(run, shots) for shots in sorted({shots for _, shots in run.scores}) if language_means(run, shots)
-    )
-
-
-def _progress(run: Run, shots: int) -> Html:
-    means = language_means(run, shots)
-    levels = {tongue: points["chance"][-1] for tongue, points in means.items()}
-    limits = _step_limits(run)
-    apart = max(levels.values()) - min(levels.values()) > 0.005
-    curves = []
-    for tongue, points in means.items():
-        label = _ending(language(tongue), points["accuracy"], percent)
-        curves.append(Curve(points["step"], points["accuracy"], tongue, label, band=points["interval"]))
-        if apart:
-            curves.append(Curve(limits, [levels[tongue]] * 2, tongue, "chance", width=1, dashed=True))
-    level = next(iter(levels.values()))
-    drawing = lines(
-        f"progress-{shots}",
-        "Mean accuracy by language against the training step",
-        curves,
-        x_label="step, logarithmic",
-        x_log=True,
-        x_limits=limits,
-        y_format=lambda value: percent(value, 0),
-        y_limits=(0, 1),
-        level=None if apart else (level, f"chance {percent(level)}"),
-        margin=MARGIN,
-    )
-    sets = ", ".join(f"{len(points['sets'])} {language(tongue)}" for tongue, points in means.items())
-    note = f"Band: ±{INTERVAL} standard errors of the mean over the sets ({sets})."
-    return figure(f"Mean accuracy, {shots}-shot", drawing, note)
-
-
-def progress_by_set(run: Run) -> Html:
-    """Small multiples: one chart for each question set."""
-    figures = []
-    for title in dict.fromkeys(title for title, _ in run.scores):
-        shots = sorted(shots for other, shots in run.scores if other == title)
-        drawing = _one_set(run, title, shots, f"set-{len(figures)}")
-        if drawing:
-            figures.append(figure(code(title), drawing))
-    return join(figures)
-
-
-def _one_set(run: Run, title: str, all_shots: list[int], name: str) -> Html:
-    curves: list[Curve] = []
-    chance = math.nan
-    for shots in all_shots:
-        records = _placeable(run.scores[title, shots])
-        if records:
-            first, label = not curves, f"{shots}-shot" if len(all_shots) > 1 else ""
-            band = [INTERVAL * error for error in column(records, "stderr")] if first else []
-            x, y = column(records, "step"), column(records, "accuracy")
-            curves.append(Curve(x, y, _colour(set_language(run, title)), label, 1.6, dashed=not first, band=band))
-            chance = number(records[-1].get("chance"))
-    if not curves:
-        return Html("")
-    return lines(
-        name, "Accuracy against the training step", curves,
-        size=SMALL, x_log=True, x_limits=_step_limits(run), y_limits=(0, 1), y_ticks=(0, 0.5, 1),
-        y_format=lambda value: percent(value, 0), level=(chance, "") if math.isfinite(chance) else None,
-        margin=36 if len(all_shots) > 1 else 0,
-    )  # fmt: skip
-
-
-def _placeable(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Scores that have a place on a logarithmic axis."""
-    return [record for record in records if record["step"] > 0 and known(record.get("accuracy"))]
-
-
-def language_means(run: Run, shots: int) -> dict[str, dict[str, Any]]:
-    """Mean over the sets of each language, at the steps where every set was scored.
-
-    The sets are taken as independent: the mean's standard error is sqrt(sum of squares) / number of sets.
-    """
-    means: dict[str, dict[str, Any]] = {}
-    for tongue in LANGUAGES:
-        curves = {
-            title: {record["step"]: record for record in _placeable(records)}
-            for (title, given), records in run.scores.items()
-            if given == shots and set_language(run, title) == tongue
-        }
-        curves = {title: curve for title, curve in curves.items() if curve}
-        steps = sorted(set.intersection(*(set(curve) for curve in curves.values()))) if curves else []
-        if steps:
-            rows = [[curve[step] for curve in curves.values()] for step in steps]
-            means[tongue] = {"step": steps, "sets": list(curves)} | {
-                "accuracy": [sum(column(row, "accuracy")) / len(row) for row in rows],
-                "interval": [INTERVAL * math.hypot(*column(row, "stderr")) / len(row) for row in rows],
-                "chance": [sum(column(row, "chance")) / len(row) for row in rows],
-            }
-    return means
-
-
-def set_language(run: Run, title: str) -> str:
-    """The language of a question set: what its final result says, else what its name ends in."""
-    for row in run.results:
-        if row.get("set") == title and row.get("language"):
-            return row["language"]
-    ending = re.search(r"_(en|zh)$", title)
-    return ending[1] if ending else ""
-
-
 def _validation(run: Run, key: str) -> list[Curve]:
     curves = []
     for tongue, records in run.validation.items():
         y = column(records, key)
         label = LANGUAGES.get(tongue, "other")  # only words of ours enter a drawing
-        curves.append(Curve(column(records, "tokens"), y, _colour(tongue), _ending(label, y)))
+        curves.append(Curve(column(records, "tokens"), y, colour_of(tongue), end_label(label, y)))
     return curves
 
 
-def _colour(tongue: str) -> str:
+def colour_of(tongue: str) -> str:
     return tongue if tongue in LANGUAGES else "accent"
 
 
-def _ending(label: str, values: Sequence[float], write: Callable[[float], str] = decimal) -> str:
+def end_label(label: str, values: Sequence[float], write: Callable[[float], str] = decimal) -> str:
     """The label at a curve's right end: its name and its last value."""
     finite = [value for value in values if math.isfinite(value)]
     return f"{label} {write(finite[-1])}".strip() if finite else label
-
-
-def _step_limits(run: Run) -> tuple[float, float]:
-    """From the first to the last scored step, the same for all figures."""
-    steps = [record["step"] for records in run.scores.values() for record in _placeable(records)]
-    low, high = min(steps), max(steps)
-    return (low / 1.1, high) if low < high else (low / 2, high * 2)
 
 
 def _half(title: str, key: str, curves: list[Curve], note: str, *, floor: float | None = None, **how: Any) -> Html:

@@ -8,6 +8,7 @@ from typing import Any
 from xmodel import console
 
 DASH = "–"
+INTERVAL = 1.96  # standard errors to either side: 95 % of a normal distribution
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 
 

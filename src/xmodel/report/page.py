@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from statistics import median
 
-from xmodel.report import charts, corpus, markup, scores, sections
+from xmodel.report import charts, corpus, markup, progress, scores, sections
 from xmodel.report.markup import Html, coloured, element, escaped, join, missing, paragraph
 from xmodel.report.numbers import count, decimal, duration, known, language, number, scaled
 from xmodel.report.read import Run, parameters, read
@@ -30,7 +30,7 @@ def build_report(run_folder: Path) -> str:
         "Corpus": (bool(run.funnel), corpus.corpus(run)),
         "Tokenizer": (bool(run.tokenizer), sections.tokenizer(run)),
         "Training": (bool(run.train or run.validation), training(run)),
-        "Scores": (bool(run.results or run.scores), join([scores.final(run), scores.during(run)])),
+        "Scores": (bool(run.results or run.others or run.scores), join([scores.final(run), progress.during(run)])),
         "Samples": (bool(run.samples), sections.samples(run)),
         "Export": (bool(run.export), sections.export(run)),
         "Machine": (bool(run.info), sections.machine(run)),

@@ -16,7 +16,9 @@ from xmodel.recipe import presets, settings
 from xmodel.recipe.batches import samples_through
 from xmodel.report.numbers import known
 
-SAMPLES = "samples.json"
+SAMPLES, METRICS, TABLES = "samples.json", "metrics.jsonl", "tables.json"
+# Runs that differ from NAME in one thing, in the folder NAME-WHAT beside it: what they leave out -> the overrides.
+CONTROLS = {"constant": "pretrain.schedule=constant", "no-decay": "pretrain.weight_decay=0"}
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,15 @@ class Run:
     validation: dict[str, list[dict[str, Any]]]  # by language
     scores: dict[tuple[str, int], list[dict[str, Any]]]  # during training, by (set, shots)
     results: list[dict[str, Any]]  # of the finished model; each row carries its suite and step
+    others: dict[str, list[dict[str, Any]]]  # rows of further evaluations, by their file in evaluations/
+    tables: dict[str, list[dict[str, Any]]]  # beside what was published: title, headers, rows, notes; by folder
     samples: list[dict[str, Any]]
     translations: list[dict[str, Any]]  # source, reference, output, set, shots
     export: list[tuple[str, int]]  # file, bytes
     stages: dict[str, dict[str, Any]]  # what stages/NAME.json says, by name
+    controls: dict[
+        str, list[dict[str, Any]]
+    ]  # training records of control runs beside this one, by what they leave out
 
     def setting(self, *path: str) -> Any:
         """The recipe's value at `path`, None where the recipe is silent."""
@@ -64,18 +71,21 @@ def read(folder: Path) -> Run:
         recipe = yaml.safe_load(recipe_text) or {}
     except yaml.YAMLError as error:
         raise MachineError(f"{recipe_path}: damaged ({error})") from None
-    starts, train, layers, validation, scores = read_metrics(folder / "metrics.jsonl")
+    starts, train, layers, validation, scores = read_metrics(folder / METRICS)
     results, translations = [], []
     for path in sorted((folder / "eval").glob("*.json")):
         if path.name != SAMPLES:
-            suite = read_json(path)
-            about = {"suite": suite.get("suite", path.stem), "step": suite.get("step")}
-            results += [about | row for row in suite.get("results", [])]
-            translations += suite.get("samples", [])
+            rows, more = _suite(path)
+            results += rows
+            translations += more
+    evaluations = sorted((folder / "evaluations").rglob("*.json"), key=_by_number)
+    others = {path.relative_to(folder / "evaluations").as_posix(): _suite(path)[0] for path in evaluations}
+    name = str(recipe.get("name") or folder.resolve().name)
+    beside = {what: folder.resolve().parent / f"{folder.resolve().name}-{what}" / METRICS for what in CONTROLS}
     hub = folder / "export" / "hf"
     exported = sorted(path for path in hub.rglob("*") if path.is_file() and path.suffix != PARTIAL)
     return Run(
-        name=str(recipe.get("name") or folder.resolve().name),
+        name=name,
         recipe=recipe,
         recipe_text=recipe_text,
         info=_json(folder / "run.json", {}),
@@ -88,12 +98,19 @@ def read(folder: Path) -> Run:
         validation=validation,
         scores=scores,
         results=results,
+        others={title: rows for title, rows in others.items() if rows},
+        tables={
+            path.parent.relative_to(folder / "evaluations").as_posix(): read_json(path)
+            for path in evaluations
+            if path.name == TABLES
+        },
         samples=[
             {"language": language_of(sample["prompt"])} | sample for sample in _json(folder / "eval" / SAMPLES, [])
         ],
         translations=translations,
         export=[(path.relative_to(hub).as_posix(), path.stat().st_size) for path in exported],
         stages={path.stem: read_json(path) for path in (folder / "stages").glob("*.json") if path.stem != "report"},
+        controls={what: rows for what, path in beside.items() if (rows := read_metrics(path)[1])},
     )
 
 
@@ -139,6 +156,24 @@ def planned_tokens(run: Run) -> int:
         return 0
     train = settings.Pretrain(**{f.name: given[f.name] for f in fields(settings.Pretrain) if f.name in given})
     return int(samples_through(train.steps, train) * length)
+
+
+def _suite(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of a suite's file, each with its suite and step, and its sample translations; none of another file.
+
+    The file of a single task of a suite (it has a fingerprint) is not read: its figures stand in the suite's.
+    """
+    suite = read_json(path)
+    if not isinstance(suite, dict) or "fingerprint" in suite or not isinstance(suite.get("results", []), list):
+        return [], []
+    about = {"suite": suite.get("suite", path.stem), "step": suite.get("step")}
+    samples = suite.get("samples", [])
+    return [about | row for row in suite.get("results", [])], samples if isinstance(samples, list) else []
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """A key that puts step-200 before step-1000."""
+    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", path.as_posix())]
 
 
 def _json(path: Path, otherwise: Any) -> Any:

@@ -5,61 +5,55 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xmodel.report import charts, markup
-from xmodel.report.charts import INTERVAL
+from xmodel.report import markup, tables
 from xmodel.report.markup import Html, coloured, element, join, missing, paragraph, table
-from xmodel.report.numbers import DASH, LANGUAGES, count, decimal, known, language, number, percent
+from xmodel.report.numbers import DASH, INTERVAL, LANGUAGES, count, decimal, known, language, number, percent
 from xmodel.report.read import Run
 
 SIZES = {"bits_per_byte": "bits per byte", "loss": "loss, nats per token", "perplexity": "perplexity"}
-ACCURACIES = ("acc", "acc_norm")
+ACCURACIES = ("acc", "exact_match")  # what a dot is drawn of: the share of right answers
+SHARES = (*ACCURACIES, "acc_norm", "f1", "mcc", "pass@1", "mean")
 MEASURES = {"chrf": "chrF"}
 CHRF_NOTE = "chrF: 0 to 100, greedy translations; chance: the score of answering with another item’s reference."
 
 
-def during(run: Run) -> Html:
-    """Scores while training, or nothing when none were taken."""
-    by_set = charts.progress_by_set(run)
-    if not by_set:
-        return Html("")
-    items = sorted({count(record.get("items")) for records in run.scores.values() for record in records}, key=len)
-    n = " to ".join(dict.fromkeys((items[0], items[-1])))
-    note = f"Each point of a set is n = {n} questions. Bands: ±{INTERVAL} standard errors; dashed grey: chance."
-    if any(record["step"] <= 0 for records in run.scores.values() for record in records):
-        note += " Step 0 has no place on a logarithmic axis."
-    figures = element("div", charts.progress(run), class_="figures")
-    multiples = element("div", by_set, class_="multiples")
-    return join([element("h3", "While training"), figures, multiples, paragraph(note, class_="note")])
-
-
 def final(run: Run) -> Html:
-    """Every result in eval/*.json."""
-    if not run.results:
+    """Every result in eval/*.json, and what stands in evaluations/."""
+    if not (run.results or run.others or run.tables):
         return missing("The scores of the finished model", "xmodel evaluate")
     steps = sorted({row["step"] for row in run.results if known(row.get("step"))})
     of = f" at step {' and '.join(map(count, steps))}" if steps else ""
     errors = f"The number after ± is {INTERVAL} standard errors (a 95% interval); n counts the items."
-    if any(row.get("metric") == "acc_norm" for row in run.results):
+    metrics = {row.get("metric") for row in run.results}
+    if "acc_norm" in metrics:
         errors += " acc picks the likeliest choice, acc_norm the likeliest per byte."
-    parts = [paragraph(f"Scores of the model{of}. {errors}")]
-    normed = choices(run, "acc_norm")
+    if "exact_match" in metrics:
+        errors += " Where answers are written, not chosen, the share of exact matches stands in place of acc."
+    if "gold_bpb" in metrics:
+        errors += " Bits/byte: what the model needs for the right answers; less is better."
+    parts = [paragraph(f"Scores of the model{of}. {errors}"), tables.published(run)]
+    beside = {metric: choices(run, metric) for metric in ("acc_norm", "gold_bpb")}
     for group, rows in choices(run).items():
         suite, shots = group
-        parts += [element("h3", f"{suite.capitalize()}, {shots}-shot accuracy"), _dots(rows, normed.get(group, []))]
+        more = {metric: found[group] for metric, found in beside.items() if group in found}
+        parts += [element("h3", f"{suite.capitalize()}, {shots}-shot accuracy"), _dots(rows, more)]
+    parts.append(tables.shots(run, SHARES))
     sizes = [row for row in run.results if row.get("metric") in SIZES]
     if sizes:
         parts += [element("h3", "Held-out text"), _held_out(sizes)]
-    others = [row for row in run.results if row.get("metric") not in (*ACCURACIES, *SIZES)]
+    for title, rows in run.others.items():
+        if sizes := [row for row in rows if row.get("metric") in SIZES]:
+            parts += [element("h3", "Text of ", markup.name(title)), _held_out(sizes)]
+    shown = {id(row) for found in (choices(run), *beside.values()) for rows in found.values() for row in rows}
+    others = [row for row in run.results if id(row) not in shown and row.get("metric") not in (*SIZES, "mean")]
     if others:
         columns = ["Set", "Language", "Measure", "#Shots", "#Value", "#Chance", "#n"]
         rows = []
         for row in others:
-            figures = [
-                count(row.get("shots")),
-                _interval(row, 2),
-                decimal(row.get("chance"), 2),
-                count(row.get("items")),
-            ]
+            share = row.get("metric") in SHARES
+            chance = percent(row.get("chance")) if share else decimal(row.get("chance"), 2)
+            value = _interval(row, 1, 100) if share else _interval(row, 2)
+            figures = [count(row.get("shots")), value, chance, count(row.get("items"))]
             rows.append(
                 [
                     markup.name(row.get("set")),
@@ -77,23 +71,33 @@ def final(run: Run) -> Html:
 def told(run: Run) -> list[Html]:
     """A sentence for each suite: its accuracies with the fewest shots, as means where the suite has them."""
     groups, sentences = choices(run), []
-    for suite in dict.fromkeys(suite for suite, _ in groups):
-        shots = min(shots for other, shots in groups if other == suite)
-        rows = [row for row in groups[suite, shots] if is_mean(row)] or groups[suite, shots]
+    means = [row for row in run.results if row.get("metric") == "mean" and known(row.get("value"))]
+    suites = dict.fromkeys([*(suite for suite, _ in groups), *(str(row["suite"]) for row in means)])
+    for suite in suites:
+        own = [row for row in means if row["suite"] == suite]
+        shots = min((shots for other, shots in groups if other == suite), default=0)
+        rows = own or [row for row in groups[suite, shots] if is_mean(row)] or groups[suite, shots]
         scores = []
         for row in sorted(rows, key=lambda row: str(row.get("language"))):
-            score = f" {percent(row['value'])} (chance {percent(row['chance'], 0)})"
-            scores.append(join([_tongue(row), score], ""))
-        head = f"{suite.capitalize()}, {shots}\u2011shot accuracy: "
+            chance = f" (chance {percent(row['chance'], 0)})" if known(row.get("chance")) else ""
+            what = str(row["set"]).removesuffix(f"_{suite}").replace("_", " ") if own else _tongue(row)
+            part = ", of a part of the suite alone" if row.get("partial") else ""
+            scores.append(join([what, f" {percent(row['value'])}{chance}{part}"], ""))
+        head = f"{suite.capitalize()}: " if own else f"{suite.capitalize()}, {shots}\u2011shot accuracy: "
         sentences.append(join([head, join(scores, ", "), "."], ""))
     return sentences
 
 
 def choices(run: Run, metric: str = "acc") -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """Results that are accuracies with a chance level, by suite and number of shots."""
+    """Results of a metric by suite and number of shots; accuracies, and what stands for them, with a chance level."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    metrics = ACCURACIES if metric == "acc" else (metric,)
     for row in run.results:
-        if row.get("metric") == metric and known(row.get("value")) and known(row.get("chance")):
+        if (
+            row.get("metric") in metrics
+            and known(row.get("value"))
+            and (known(row.get("chance")) or metric == "gold_bpb")
+        ):
             groups.setdefault((str(row["suite"]), row.get("shots") or 0), []).append(row)
     return groups
 
@@ -103,19 +107,32 @@ def is_mean(row: dict[str, Any]) -> bool:
     return str(row.get("set")).startswith("mean")
 
 
-def _dots(rows: list[dict[str, Any]], normed: list[dict[str, Any]]) -> Html:
-    """A dot plot that is a table: each row with its mark on a scale from 0 to 100 %; means below."""
+def _dots(rows: list[dict[str, Any]], more: dict[str, list[dict[str, Any]]]) -> Html:
+    """A dot plot that is a table: each row with its mark on a scale from 0 to 100 %; means below.
+
+    Args:
+        more: rows of further metrics (acc_norm, gold_bpb) of the same sets, each a column.
+    """
     scale = element("span", *(element("span", text) for text in ("0%", "25%", "50%", "75%", "100%")), class_="scale")
-    columns = ["Set", "Language", Html(f"~{scale}"), "#acc", *(["#acc_norm"] if normed else []), "#Chance", "#n"]
-    by_name = {row.get("set"): row for row in normed}
+    heads = {"acc_norm": "#acc_norm", "gold_bpb": "#Bits/byte"}
+    columns = ["Set", "Language", Html(f"~{scale}"), "#acc", *(heads[metric] for metric in more), "#Chance", "#n"]
+    by_name = {metric: {row.get("set"): row for row in found} for metric, found in more.items()}
     means = [row for row in rows if is_mean(row)]
     drawn = []
     for row in [row for row in rows if not is_mean(row)] + means:
         tongue = str(row.get("language"))
         title = coloured(tongue, "Mean") if row["set"] == f"mean_{tongue}" else markup.name(row.get("set"))
-        figures = [_interval(row, 1, 100)] + ([_interval(by_name.get(row["set"], {}), 1, 100)] if normed else [])
+        figures = [join([_interval(row, 1, 100), "†" if row.get("partial") else ""], "")]
+        for metric, found in by_name.items():
+            other = found.get(row["set"], {})
+            figures.append(_interval(other, 2) if metric == "gold_bpb" else _interval(other, 1, 100))
         drawn.append([title, _tongue(row), _strip(row), *figures, percent(row["chance"]), count(row.get("items"))])
-    return table(columns, drawn, totals=len(means), class_="scores")
+    drawing = table(columns, drawn, totals=len(means), class_="scores")
+    if any(row.get("partial") for row in rows):
+        return join(
+            [drawing, paragraph("† not of the whole benchmark: compares with nothing published.", class_="note")]
+        )
+    return drawing
 
 
 def _strip(row: dict[str, Any]) -> Html:
@@ -140,18 +157,22 @@ def _interval(row: dict[str, Any], places: int, scale: float = 1) -> Html:
 
 
 def _held_out(rows: list[dict[str, Any]]) -> Html:
-    groups: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    """Loss on text by set, language and, where rows name one, source."""
+    groups: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((str(row.get("set")), str(row.get("language"))), {})[str(row["metric"])] = row
+        key = (str(row.get("set")), str(row.get("language")), str(row.get("source") or ""))
+        groups.setdefault(key, {})[str(row["metric"])] = row
     metrics = [metric for metric in SIZES if any(metric in group for group in groups.values())]
+    by_source = any(source for _, _, source in groups)
     written = []
-    for (title, tongue), group in groups.items():
+    for (title, tongue, source), group in groups.items():
         about = next(iter(group.values()))
         figures = [_interval(group[metric], 3) if metric in group else DASH for metric in metrics]
         figures += [count(about.get("tokens")), count(about.get("bytes"))]
-        written.append([markup.name(title), coloured(tongue, language(tongue)), *figures])
+        origin = [markup.name(source) if source else "all"] if by_source else []
+        written.append([markup.name(title), coloured(tongue, language(tongue)), *origin, *figures])
     heads = [f"#{SIZES[metric].capitalize()}" for metric in metrics]
-    return table(["Set", "Language", *heads, "#Tokens", "#Bytes"], written)
+    return table(["Set", "Language", *(["Source"] if by_source else []), *heads, "#Tokens", "#Bytes"], written)
 
 
 def _tongue(row: dict[str, Any]) -> Html:

@@ -65,6 +65,8 @@ def tokenizer(run: Run) -> Html:
         columns = list(dict.fromkeys(key for group in grouped.values() for key in group))
         rows = [[_words(title), *(_value(key, group.get(key)) for key in columns)] for title, group in grouped.items()]
         parts.append(table(["", *(f"#{_words(column)}" for column in columns)], rows))
+    command = element("code", f"xmodel tokenizer compare runs/{run.name} OTHER --text FILES --published")
+    parts.append(paragraph("Beside other tokenizers, on the same text: ", command, class_="note"))
     return join(parts)
 
 

@@ -179,7 +179,7 @@ class JsonTokenizer(OtherTokenizer):
         )
         self.texts = {number: text for text, number in vocabulary.items()}
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
-        self.pieces = _piece_bytes(content, vocabulary, set(named.values()))
+        self.pieces = bytes_of_pieces(content, vocabulary, set(named.values()))
         if self.unk_id is not None:
             self.pieces[self.unk_id] = REPLACEMENT
         spelt = [id_ for text, id_ in vocabulary.items() if re.fullmatch("<0x[0-9A-F]{2}>", text)]
@@ -328,7 +328,7 @@ def _control_tokens(path: Path) -> dict[str, str]:
     return found | {f"extra {number}": text for number, text in enumerate(listed) if isinstance(text, str)}
 
 
-def _piece_bytes(content: dict[str, Any], vocabulary: dict[str, int], control: set[str]) -> list[bytes]:
+def bytes_of_pieces(content: dict[str, Any], vocabulary: dict[str, int], control: set[str]) -> list[bytes]:
     """Bytes that each id stands for; see `OtherTokenizer.pieces`."""
     model = content["model"]
     kinds = {kind for part in ("normalizer", "pre_tokenizer", "decoder") for kind in _kinds(content.get(part))}

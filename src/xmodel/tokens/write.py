@@ -109,7 +109,7 @@ def write_tokens(
     _write_shards(work, sources, tokenizer, settings)
 
     manifest: dict[str, Any] = {"bos": settings.bos, "vocab_size": tokenizer.vocab_size, "dtype": "uint16"}
-    manifest["tokenizer"] = _fingerprint(tokenizer)
+    manifest["tokenizer"] = pieces_fingerprint(tokenizer)
     for split in SPLITS:
         (folder / split).mkdir(parents=True, exist_ok=True)
         manifest[split] = {source.path.stem: _entry(source) for source in sources if source.split == split}
@@ -138,7 +138,7 @@ def _damaged(path: Path, error: Exception) -> MachineError:
     return MachineError(f"{path}: damaged ({' '.join(str(error).split())}); run the corpus stage again")
 
 
-def _fingerprint(tokenizer: Tokenizer) -> str:
+def pieces_fingerprint(tokenizer: Tokenizer) -> str:
     """Of what the ids mean: the pieces in their order."""
     return hashlib.blake2b(b"\0".join(tokenizer.pieces), digest_size=16).hexdigest()
 
@@ -148,7 +148,7 @@ def _take_up(work: Path, sources: list[_Source], tokenizer: Tokenizer, settings:
     files = [(source.split, source.path.name, source.path.stat()) for source in sources]
     made_from = {
         "fingerprint": fingerprint,
-        "pieces": _fingerprint(tokenizer),
+        "pieces": pieces_fingerprint(tokenizer),
         "bos": settings.bos,
         "shard_tokens": settings.shard_tokens,
         "corpus": [[split, name, stat.st_size, stat.st_mtime_ns] for split, name, stat in files],

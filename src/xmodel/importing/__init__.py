@@ -1,0 +1,1 @@
+"""Checkpoints that others wrote, made into the model folder and the tokenizer folder of a run."""

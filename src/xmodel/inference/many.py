@@ -1,0 +1,236 @@
+"""Many prompts at once: each has a row of one cache, and a row that is done takes the next prompt.
+
+Prompts go through the model in batches of their own (what they have in common at their beginning once, see
+prefixes.py); their keys and values are then copied to a free row. In a decoding step every row takes one token, at its
+own position: rows need not be equally long, and no step is spent on a row that is done.
+
+Legend of the shape suffixes: R rows that are going on, B rows of a batch of prompts, T tokens, S cached tokens,
+D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xmodel.errors import UserError
+from xmodel.inference.engine import EOS, check_sampling, sample
+from xmodel.inference.prefixes import Prefix, Texts, Tree, divide, lay_out, sort_texts
+from xmodel.model.cache import Layout
+
+
+class Costs(NamedTuple):
+    """What is worth doing on a device."""
+
+    rows: int  # at most
+    cells: int  # key/value positions of all rows
+    prompt_tokens: int  # of a batch of prompts, padding included
+    worth: int  # a common beginning that saves so many tokens is computed apart
+
+
+COSTS = {"cpu": Costs(64, 131_072, 2_048, 256), "cuda": Costs(256, 1_048_576, 65_536, 4_096)}
+
+
+@dataclass
+class _Row:
+    """A prompt that is being continued."""
+
+    number: int  # among the prompts
+    length: int  # tokens of it and its answer that the cache holds
+    last: int = -1  # the newest token, which the cache does not hold yet
+    answer: list[int] = field(default_factory=list)
+
+
+@torch.no_grad()
+def generate_many(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int | Sequence[int],
+    stop_ids: Collection[int] = (EOS,),
+    stop_texts: Sequence[Sequence[str]] | None = None,
+    decode: Callable[[Sequence[int]], str] | None = None,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    budget: int | None = None,
+    done: Callable[[int], object] = lambda count: None,
+) -> list[list[int]]:
+    """Continuations of many prompts, in the order of the prompts; each is what `generate` would give alone.
+
+    Args:
+        model: a `Transformer`, or an `HfModel`.
+        max_new_tokens: for all, or of each prompt.
+        stop_ids: tokens that end an answer and do not belong to it.
+        stop_texts: of each prompt, texts that end its answer as soon as its decoded text holds one; the tokens that
+            complete the text are kept, for the caller to cut.
+        decode: ids to text; needed with `stop_texts`.
+        temperature, top_k, top_p, seed: as for `generate`; every prompt has a random generator of its own, seeded with
+            `seed` plus its place among the prompts.
+        budget: key/value positions of all rows: memory. None: what suits the device.
+        done: called with the number of prompts that have been answered since the last call.
+
+    Raises:
+        UserError: a setting out of range, an empty prompt, or one that does not leave room for its new tokens.
+    """
+    rooms = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    check_sampling(min(rooms, default=1), temperature, top_k, top_p)
+    limit = model.config.context_length
+    for prompt, room in zip(prompts, rooms, strict=True):
+        if not len(prompt) or len(prompt) + room > limit:
+            raise UserError(
+                f"a prompt of {len(prompt)} tokens and {room} new ones: a prompt has a token at least, and the model's "
+                f"context holds {limit}"
+            )
+    if not prompts:
+        return []
+    costs = COSTS.get(model.device.type, COSTS["cuda"])
+    capacity = max(len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True))
+    limit_rows = max(1, min(len(prompts), costs.rows, (budget or costs.cells) // capacity))
+    finished = _Finished(rooms, frozenset(stop_ids), stop_texts, decode)
+    pick = _picker(len(prompts), temperature, top_k, top_p, seed)
+    answers: list[list[int]] = [[] for _ in prompts]
+    cache = model.new_cache(limit_rows, capacity)
+    waiting = _Waiting(model, prompts, costs)
+    going: list[_Row] = []  # row i of the cache belongs to going[i]
+    while going or waiting.left:
+        fresh: list[_Row] = []
+        if waiting.left and len(going) < limit_rows:
+            fresh, logits_RV = waiting.take(limit_rows - len(going), cache, len(going))
+            going += fresh
+        else:
+            logits_RV = _step(model, cache, going)
+        stepped = fresh or list(going)
+        for row, token in zip(stepped, pick(logits_RV, stepped), strict=True):
+            row.last = token
+        over = [row for row in stepped if finished(row)]
+        for row in over:
+            answers[row.number] = row.answer
+            _remove(going, row, cache)
+        if over:
+            done(len(over))
+    return answers
+
+
+def _step(model: Any, cache: Any, going: Sequence[_Row]) -> Tensor:
+    """Run the newest token of every row; the logits [R, V] of what follows it."""
+    device = model.device
+    ends_R = torch.tensor([row.length for row in going], device=device)
+    tokens_RT = torch.tensor([[row.last] for row in going], device=device)
+    length = max(row.length for row in going) + 1
+    seen_RS = torch.arange(length, device=device) <= ends_R[:, None]
+    layout = Layout(ends_R[:, None], seen_RS[:, None, None], columns_BT=ends_R[:, None])
+    hidden_RTD = model.hidden(tokens_RT, cache.first_rows(len(going)), layout)
+    for row in going:
+        row.length += 1
+    return model.head(hidden_RTD[:, -1])
+
+
+def _remove(going: list[_Row], row: _Row, cache: Any) -> None:
+    """Free a row; the last row moves to its place, so that those going on stay the first rows of the cache."""
+    place, last = going.index(row), len(going) - 1
+    if place != last:
+        device = cache.device
+        here, there = torch.tensor([place], device=device), torch.tensor([last], device=device)
+        cache.copy_rows(here, cache, there, going[last].length)
+        going[place] = going[last]
+    going.pop()
+
+
+def _picker(
+    count: int, temperature: float, top_k: int, top_p: float, seed: int
+) -> Callable[[Tensor, Sequence[_Row]], list[int]]:
+    """How a row's next token is chosen from its logits."""
+    if temperature == 0:
+        return lambda logits_RV, _: logits_RV.argmax(-1).tolist()
+    generators = [torch.Generator("cpu").manual_seed(seed + number) for number in range(count)]
+    return lambda logits_RV, rows: [
+        sample(logits_V, temperature, top_k, top_p, generators[row.number])
+        for logits_V, row in zip(logits_RV.float().cpu(), rows, strict=True)
+    ]
+
+
+class _Finished:
+    """Whether an answer ends with its newest token, which is added to it unless it is a stop id."""
+
+    def __init__(
+        self,
+        rooms: Sequence[int],
+        stop_ids: frozenset[int],
+        stop_texts: Sequence[Sequence[str]] | None,
+        decode: Callable[[Sequence[int]], str] | None,
+    ) -> None:
+        if stop_texts is not None and decode is None:
+            raise ValueError("stop_texts need decode")
+        self.rooms, self.stop_ids, self.decode = rooms, stop_ids, decode
+        self.texts = [[text for text in texts if text] for texts in stop_texts] if stop_texts else None
+        longest = max((len(text.encode()) for texts in self.texts or () for text in texts), default=0)
+        self.tail = 2 * longest + 8  # tokens that surely hold a stop text which the newest one completes
+
+    def __call__(self, row: _Row) -> bool:
+        if row.last in self.stop_ids:
+            return True
+        row.answer.append(row.last)
+        return len(row.answer) >= self.rooms[row.number] or self._says_stop(row)
+
+    def _says_stop(self, row: _Row) -> bool:
+        if self.texts is None or self.decode is None or not (stops := self.texts[row.number]):
+            return False
+        tail = self.decode(row.answer[-self.tail :])
+        if not any(text in tail for text in stops):
+            return False
+        whole = self.decode(row.answer) if len(row.answer) > self.tail else tail
+        return any(text in whole for text in stops)
+
+
+class _Waiting:
+    """The prompts that have no row yet: those with a common beginning together, the longest of them first."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], costs: Costs) -> None:
+        self.model, self.costs = model, costs
+        texts = [np.asarray(prompt, np.int64) for prompt in prompts]
+        self.order, shared = sort_texts(texts)
+        ids = [texts[number] for number in self.order]
+        self.texts = Texts(ids, shared, np.array([len(text) - 1 for text in ids], np.int64))
+        worth = costs.worth if getattr(model, "branches", True) else 2**62
+        self.groups = self._groups(divide(self.texts, -1, worth), None)
+        self.left = len(prompts)
+        self.group: tuple[int, Any, list[Tree]] = (0, None, [])
+
+    def take(self, count: int, cache: Any, first: int) -> tuple[list[_Row], Tensor]:
+        """Run the next prompts, at most `count`, into the cache from row `first` on; they and their next logits."""
+        while not self.group[2]:
+            self.group = next(self.groups)
+        start, stem, trees = self.group
+        count = min(count, len(trees), max(1, self.costs.prompt_tokens // trees[0].size))
+        taken, self.group = trees[:count], (start, stem, trees[count:])
+        self.left -= count
+        rows = lay_out(self.texts, [[tree] for tree in taken], start)
+        device = self.model.device
+        own = self.model.new_cache(count, start + rows.tokens_BT.shape[1])
+        if start:
+            own.fill(stem, start)
+        hidden_BTD = self.model.hidden(torch.from_numpy(rows.tokens_BT).to(device), own)
+        all_B = torch.arange(count, device=device)
+        cache.copy_rows(first + all_B, own, all_B, own.length)
+        last_B = torch.tensor([tree.size - 1 for tree in taken], device=device)
+        found = [_Row(int(self.order[tree.first]), start + tree.size) for tree in taken]
+        return found, self.model.head(hidden_BTD[all_B, last_B])
+
+    def _groups(self, prefix: Prefix, stem: Any) -> Iterator[tuple[int, Any, list[Tree]]]:
+        """Prompts behind each prefix, with the row that holds it: the same row for all, rewound."""
+        if prefix.trees:
+            yield prefix.end, stem, sorted(prefix.trees, key=lambda tree: -tree.size)
+        for child in prefix.below:
+            if stem is None:
+                stem = self.model.new_cache(1, self.model.config.context_length)
+            stem.length = child.start
+            ids = self.texts.ids[child.text][child.start : child.end]
+            self.model.hidden(torch.from_numpy(ids[None]).to(self.model.device), stem)
+            yield from self._groups(child, stem)

@@ -1,0 +1,86 @@
+"""Keys and values of tokens that a model has seen, and where new tokens stand among them.
+
+Legend of the shape suffixes: L layers, B sequences, K key/value heads, T new tokens of each, S cached and new tokens,
+C head size, N chosen rows.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xmodel.recipe.settings import Model
+
+
+class Layout(NamedTuple):
+    """Where new tokens stand when rows are not alike: of other lengths, or with several texts or branches in a row.
+
+    Attributes:
+        positions_BT: int64, in the token's own text: what the rotary angles follow.
+        seen_B1TS: bool, which of the S cached and new tokens each new one sees; itself among them.
+        columns_BT: int64, where in the cache each one's key and value go; None: all behind `cache.length`.
+    """
+
+    positions_BT: Tensor
+    seen_B1TS: Tensor
+    columns_BT: Tensor | None = None
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, in buffers of fixed size: `model(tokens, cache)` appends to it.
+
+    `length` tokens are in use. Lowering it forgets the tokens after it, so that a prefix can be computed once and
+    continued many times. With a layout that names columns every row fills at its own pace, and `length` stays 0.
+    """
+
+    def __init__(
+        self, config: Model, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        shape = (config.layers, batch, config.kv_heads, capacity, config.hidden // config.heads)
+        self.keys_LBKSC = torch.zeros(shape, dtype=dtype, device=device)
+        self.values_LBKSC = torch.zeros(shape, dtype=dtype, device=device)
+        self.capacity = capacity
+        self.length = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is kept."""
+        return self.keys_LBKSC.device
+
+    def append(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor, layout: Layout | None = None) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values of one layer; return all that may be seen as views, [B, K, S, C]."""
+        end = self.length + k_BKTC.shape[2] if layout is None else layout.seen_B1TS.shape[-1]
+        keys_BKSC, values_BKSC = self.keys_LBKSC[layer, :, :, :end], self.values_LBKSC[layer, :, :, :end]
+        if layout is not None and layout.columns_BT is not None:
+            index_BKTC = layout.columns_BT[:, None, :, None].expand_as(k_BKTC)
+            keys_BKSC.scatter_(2, index_BKTC, k_BKTC)
+            values_BKSC.scatter_(2, index_BKTC, v_BKTC)
+        else:
+            keys_BKSC[:, :, self.length :] = k_BKTC
+            values_BKSC[:, :, self.length :] = v_BKTC
+        return keys_BKSC, values_BKSC
+
+    def advance(self, new: int, layout: Layout | None = None) -> None:
+        """Count `new` tokens, which all layers have appended."""
+        if layout is None or layout.columns_BT is None:
+            self.length += new
+
+    def first_rows(self, rows: int) -> KVCache:
+        """The first rows as a cache of their own, in the same memory."""
+        view = copy.copy(self)
+        view.keys_LBKSC, view.values_LBKSC = self.keys_LBKSC[:, :rows], self.values_LBKSC[:, :rows]
+        return view
+
+    def fill(self, other: KVCache, length: int) -> None:
+        """Give every row the first `length` tokens of the only row of another cache."""
+        self.keys_LBKSC[:, :, :, :length] = other.keys_LBKSC[:, :, :, :length]
+        self.values_LBKSC[:, :, :, :length] = other.values_LBKSC[:, :, :, :length]
+        self.length = length
+
+    def copy_rows(self, rows_N: Tensor, other: KVCache, others_N: Tensor, length: int) -> None:
+        """Put the first `length` keys and values of other's rows into rows of this cache."""
+        self.keys_LBKSC[:, rows_N, :, :length] = other.keys_LBKSC[:, others_N, :, :length]
+        self.values_LBKSC[:, rows_N, :, :length] = other.values_LBKSC[:, others_N, :, :length]

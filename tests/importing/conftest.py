@@ -1,0 +1,1 @@
+from tiny import tokenizer_folder  # noqa: F401
