@@ -9,8 +9,9 @@ first says what the format costs, the second whether the file is right. Greedy i
 same shape with QK-norm, tied embeddings and random weights goes the same way (Qwen3 to llama.cpp).
 
 Token ids are compared on the run's held-out documents and on texts of special kinds, for the run's tokenizer in both
-ways that a unigram vocabulary can be written, and for two others of the same size trained on the run's text: `shortest`
-and `bpe`. A token counts as different when it is not in a longest common run with llama.cpp's.
+ways that a unigram vocabulary can be written, and for three others of the same size trained on the run's text:
+`shortest`, `bpe`, and one with the published tokenizer's settings. A token counts as different when it is not in a
+longest common run with llama.cpp's.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from xmodel.recipe.settings import Tokenizer as TokenizerSettings
 from xmodel.run import Run, open_run
 from xmodel.stages import checkpoint_folder
 from xmodel.tokenizer.codec import Tokenizer
+from xmodel.tokenizer.others import mark_encoder
 from xmodel.tokenizer.train import train
 
 WORKER = Path(__file__).parent / "gguf_check_worker.py"
@@ -93,6 +95,28 @@ def other_vocabulary(run: Run, kind: str, folder: Path) -> None:
     chosen = TokenizerSettings(**settings, sample_bytes=TRAINED_BYTES)
     random_model(folder, Model(layers=1, heads=1, kv_heads=1, hidden=32, ffn=32, vocab_size=chosen.vocab_size))
     train(texts, chosen, folder / "tokenizer", seed=0, add_bos=run.recipe.tokens.bos)
+
+
+def published_kind(run: Run, folder: Path) -> None:
+    """With the published tokenizer's settings: a space before a text, runs of spaces joined, newlines in bytes."""
+    import sentencepiece
+
+    texts = islice(sample_texts(run.path("corpus"), run.recipe.corpus, TRAINED_BYTES, 1.0), 3000)
+    size = run.recipe.tokenizer.vocab_size
+    random_model(folder, Model(layers=1, heads=1, kv_heads=1, hidden=32, ffn=32, vocab_size=size))
+    (folder / "tokenizer").mkdir()
+    sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
+        sentence_iterator=iter(texts),
+        model_prefix=str(folder / "tokenizer" / "tokenizer"),
+        vocab_size=size,
+        normalization_rule_name="identity",
+        character_coverage=0.9999,
+        byte_fallback=True,
+        split_digits=True,
+        max_sentence_length=1_000_000,
+        minloglevel=2,
+    )
+    mark_encoder(folder / "tokenizer", "tokenizer.model", 1, 2)
 
 
 def in_file(path: Path, model: Transformer) -> Transformer:
@@ -197,6 +221,10 @@ def main() -> None:
                 tokenizers[name], names[name] = Tokenizer.load(folder / "tokenizer"), name
                 unigram = "t5" if way == "llama" else way
                 add(name, folder, folder / "step-0", "f32", unigram, whole=False)
+        published_kind(run, Path(scratch) / "published")
+        tokenizers["published kind as t5"] = Tokenizer.load(Path(scratch) / "published" / "tokenizer")
+        names["published kind as t5"] = "published"
+        add("published", Path(scratch) / "published", Path(scratch) / "published" / "step-0", "f32", "t5", whole=False)
         (Path(scratch) / "tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
         command = [options.llama, str(WORKER), str(Path(scratch) / "tasks.json"), str(Path(scratch) / "found.npz")]
         subprocess.run(command, check=True)

@@ -34,7 +34,7 @@ vLLM: `vllm serve {path} --max-model-len {context}`, then `/v1/completions` of i
 llama.cpp and Ollama read a GGUF file, which `xmodel export gguf RUN --out {name}.gguf` writes from the run:
 
 ```console
-$ llama-completion -m {name}.gguf -no-cnv -p "The capital of France is" -n 32
+$ llama-server -m {name}.gguf
 $ ollama create {name} -f {name}.Modelfile && ollama run {name} "The capital of France is"
 ```
 """

@@ -4,7 +4,8 @@ llama.cpp has three tokenizers that our vocabularies fit, and `tokenizer.ggml.mo
 `src/llama-vocab.cpp`; docs/export.md has what benchmarks/gguf_check.py measured):
 
 * `t5`, for unigram vocabularies: the same search as ours, with the same sums and the same choice among equals. It knows
-  no byte fallback: characters without a piece become `<unk>`, neighbours together one.
+  no byte fallback: characters without a piece become `<unk>`, neighbours together one. The bytes of ASCII are whole
+  characters, so they are written as such (`_ascii_bytes`): a carriage return, or a newline that is no piece, stays.
 * `plamo2`, for unigram vocabularies too: spells such characters in their bytes, as ours does, and reads U+2581 as the
   character that it is. It searches from the end, so of segmentations that score the same it may take another one; it
   drops U+FEFF at the beginning; and nothing puts `<s>` before a text, the text itself must begin with it.
@@ -21,6 +22,7 @@ from xmodel.errors import UserError
 from xmodel.files import read_json
 from xmodel.tokenizer.codec import Tokenizer
 from xmodel.tokenizer.convert import (
+    BYTE,
     CONTROL,
     NORMAL,
     SCORE_STEP,
@@ -33,6 +35,7 @@ from xmodel.tokenizer.convert import (
 from xmodel.tokenizer.others import is_ours
 
 UNIGRAM = ("t5", "plamo2")  # what a unigram vocabulary may be written as
+UNKNOWN_PENALTY = 10.0  # what an unknown character scores below the lowest piece, in SentencePiece and in t5
 PLAMO2_STEP = 1e-4  # plamo2 rounds scores to multiples of this; ours become so many of them as they are SCORE_STEPs
 PLAMO2_NEVER = -10_000.0  # below what it looks at: control tokens that a text spells stay text
 
@@ -85,12 +88,17 @@ def vocabulary(folder: Path, size: int, add_bos: bool, unigram: str = "t5") -> V
     pieces += [Piece(f"<|unused_{i}|>", 0.0, CONTROL) for i in range(len(pieces), size)]
     chosen = "llama" if kind == "bpe" else unigram
     tokens, scores = [piece.text for piece in pieces], [piece.score for piece in pieces]
-    if chosen == "plamo2":
+    types = [piece.type for piece in pieces]
+    if chosen == "t5":
+        for number, character in _ascii_bytes(pieces).items():
+            tokens[number], types[number] = character, NORMAL
+            scores[number] = min(p.score for p in pieces if p.type == NORMAL) - UNKNOWN_PENALTY
+    elif chosen == "plamo2":
         if not is_ours(model):
             raise UserError(f"{folder / 'tokenizer.model'}: not one of ours; write it with --tokenizer t5")
         tokens = [text.replace(SPACE, " ") for text in tokens]
         scores = [round(p.score / SCORE_STEP) * PLAMO2_STEP if p.type == NORMAL else PLAMO2_NEVER for p in pieces]
-    elif chosen == "llama":
+    else:
         _say_what_merges(pieces)
         if rules.charsmap or rules.collapse:
             log(
@@ -100,7 +108,7 @@ def vocabulary(folder: Path, size: int, add_bos: bool, unigram: str = "t5") -> V
         model=chosen,
         tokens=[text.encode() for text in tokens],
         scores=scores,
-        types=[piece.type for piece in pieces],
+        types=types,
         ids={name: number for name, number in ids.items() if number is not None},
         add_bos=add_bos and tokenizer.bos_id is not None,
         dummy_prefix=rules.dummy_prefix,
@@ -127,6 +135,17 @@ def write_vocabulary(writer: Any, found: Vocabulary) -> None:
         writer.add_precompiled_charsmap(found.charsmap)
     if found.chat_template:
         writer.add_chat_template(found.chat_template)
+
+
+def _ascii_bytes(pieces: list[Piece]) -> dict[int, str]:
+    """The byte pieces whose byte is a character without a piece, by id, with that character.
+
+    As pieces, at the price of an unknown character, they are found where SentencePiece falls back on them. Not NUL,
+    which ends a string of llama.cpp's, nor the space, which is written otherwise there.
+    """
+    known = {piece.text for piece in pieces if piece.type == NORMAL}
+    bytes_ = {number: int(piece.text[3:5], 16) for number, piece in enumerate(pieces) if piece.type == BYTE}
+    return {i: chr(byte) for i, byte in bytes_.items() if 0 < byte < 128 and byte != 32 and chr(byte) not in known}
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str:
