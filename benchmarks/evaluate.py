@@ -149,8 +149,8 @@ def open_hf(folder: Path, size: str, arguments: argparse.Namespace, context: int
 
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[arguments.dtype]
     size_ = int(size) if size.isdigit() else size
-    backend: Any = HFLM  # a decorator of the harness hides its signature
-    return backend(str(folder), device=arguments.device, dtype=dtype, batch_size=size_, max_length=context)
+    opened: Any = HFLM  # a decorator of the harness hides its signature
+    return opened(str(folder), device=arguments.device, dtype=dtype, batch_size=size_, max_length=context)
 
 
 def build(name: str, arguments: argparse.Namespace) -> list[Any]:

@@ -44,19 +44,24 @@ def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, kernel: 
             )
     if q_BHTC.device.type == "cpu" and q_BHTC.dtype == torch.bfloat16 and past == 0 and new > 1:
         return torch.ops.xmodel.blocked_attention(q_BHTC, k_BKSC, v_BKSC)
-    mask_TS = None
     if past and new > 1:  # is_causal would align the mask to the first key, not to the last
         mask_TS = torch.ones(new, past + new, dtype=torch.bool, device=q_BHTC.device).tril(past)
+        return masked_attention(q_BHTC, k_BKSC, v_BKSC, mask_TS)
     grouped = q_BHTC.shape[1] != k_BKSC.shape[1]
-    return F.scaled_dot_product_attention(
-        q_BHTC, k_BKSC, v_BKSC, attn_mask=mask_TS, is_causal=past == 0 and new > 1, enable_gqa=grouped
-    )
+    return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, is_causal=past == 0 and new > 1, enable_gqa=grouped)
 
 
-def masked_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, seen_B1TS: Tensor) -> Tensor:
-    """Grouped-query attention of T queries over those of S keys that a boolean mask lets each one see, [B, H, T, C]."""
-    grouped = q_BHTC.shape[1] != k_BKSC.shape[1]
-    return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=seen_B1TS, enable_gqa=grouped)
+def masked_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, seen_TS: Tensor) -> Tensor:
+    """Grouped-query attention of T queries over those of S keys that a boolean mask lets each one see, [B, H, T, C].
+
+    Args:
+        seen_TS: [T, S], or [B, 1, T, S] where rows differ.
+    """
+    groups = q_BHTC.shape[1] // k_BKSC.shape[1]
+    if groups > 1 and q_BHTC.device.type != "cpu":  # the fused kernels that take a mask on a GPU know no groups
+        k_BKSC, v_BKSC = (heads.repeat_interleave(groups, dim=1) for heads in (k_BKSC, v_BKSC))
+        groups = 1
+    return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=seen_TS, enable_gqa=groups > 1)
 
 
 def choose_attention(
