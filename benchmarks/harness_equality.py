@@ -15,10 +15,8 @@ import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
-import types
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -120,18 +118,8 @@ MODELS = {"llama": make_llama, "gpt-neox": make_neox}
 
 
 def hf_backend(folder: Path, dtype: str, batch: int, context: int = CONTEXT) -> Any:
-    """The harness's own backend; it imports accelerate, which scoring on one device does not use."""
+    """The harness's own backend, on a model that is loaded here."""
     import transformers
-
-    try:
-        import accelerate  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        stand_in = types.ModuleType("accelerate")
-        stand_in.utils = types.ModuleType("accelerate.utils")  # pyright: ignore[reportAttributeAccessIssue]
-        for name in ("Accelerator", "InitProcessGroupKwargs", "find_executable_batch_size"):
-            setattr(stand_in, name, None)
-        stand_in.utils.get_max_memory = None  # pyright: ignore[reportAttributeAccessIssue]
-        sys.modules |= {"accelerate": stand_in, "accelerate.utils": stand_in.utils}
     from lm_eval.models import huggingface
 
     transformers.logging.set_verbosity_error()

@@ -147,6 +147,7 @@ def checkpoint_folder(run: Run) -> Path:
 
 
 def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
+    from xmodel.evaluate.replicas import every_gpu
     from xmodel.evaluate.subjects import open_subject
     from xmodel.evaluate.suites import run_suites, write_result
     from xmodel.inference.engine import generate_text
@@ -167,6 +168,7 @@ def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
         train.document_mask,
         subject=subject,
         folder=run.path("evaluations", f"step-{step}"),
+        devices=every_gpu() if train.device == "auto" else (),
     )
     for name, results in suites.items():
         write_result(folder / f"{name}.json", name, step, results)

@@ -45,9 +45,7 @@ experiments.add_to(evaluate)
 @click.option(
     "--dtype", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="Number format of the weights."
 )
-@click.option(
-    "--device", default="auto", metavar="NAME", help="cpu, cuda or cuda:1 (default: a GPU where there is one)."
-)
+@click.option("--device", default="auto", metavar="NAME", help="cpu, cuda or cuda:1 (default: all GPUs, or the CPU).")
 @click.option("--out", metavar="DIR", help="Result files (default: RUN/evaluations/step-N, or evaluations/NAME).")
 @click.option("--html", metavar="FILE", help="Write the tables as one HTML page.")
 @click.option("--markdown", metavar="FILE", help="Write the tables as Markdown.")
@@ -119,6 +117,7 @@ def _score(
     published = [name for name in names if name not in own]
     selected = paper.select(published)  # a mistyped name is told before anything is loaded
     from xmodel.console import log
+    from xmodel.evaluate.replicas import every_gpu
     from xmodel.evaluate.subjects import open_subject
     from xmodel.evaluate.suites import prepare_suites, results_table, score_tasks
 
@@ -134,7 +133,8 @@ def _score(
     rows = _score_own(subject, own, place, limit, shots) if own else []
     tasks: list[dict[str, Any]] = []
     if ready:
-        tasks, missing = score_tasks(subject, ready, missing, place, limit=limit)
+        devices = every_gpu() if device == "auto" else []
+        tasks, missing = score_tasks(subject, ready, missing, place, limit=limit, devices=devices)
     found = paper.summarise(tasks)
     log(f"results: {place}")
     if as_json:

@@ -18,7 +18,9 @@ import numpy as np
 
 from xmodel.errors import UserError
 from xmodel.evaluate.choices import gold_bits_per_byte, ratio_and_error
-from xmodel.evaluate.scorer import Request, loglikelihood, truncated
+from xmodel.evaluate.replicas import on_replicas, replicas
+from xmodel.evaluate.requests_cache import encode_cached
+from xmodel.evaluate.scorer import Request, Score, loglikelihood, truncated
 from xmodel.evaluate.tasks import FEWSHOT_SEED, Prepared
 from xmodel.files import read_json
 from xmodel.inference.many import generate_many
@@ -40,10 +42,14 @@ class SubjectLM(TemplateLM):
         done: called with the number of requests that each batch has finished.
     """
 
-    def __init__(self, subject: Any, done: Callable[[int], object] = lambda count: None) -> None:
+    def __init__(
+        self, subject: Any, done: Callable[[int], object] = lambda count: None, devices: Sequence[str] = ()
+    ) -> None:
+        """`devices`: where copies of the model share the requests; none: the model's own alone."""
         super().__init__()
         self.subject, self.done = subject, done
         self.model, self.codec = subject.model, subject.tokenizer
+        self.models = replicas(subject.model, devices) if len(devices) > 1 else [subject.model]
         self.truncated = 0
 
     @property
@@ -71,7 +77,7 @@ class SubjectLM(TemplateLM):
         """Ids of each text, behind <s> where the tokenizer puts it."""
         start = self.subject.bos if add_special_tokens is None else add_special_tokens and self.subject.bos
         before = [self.codec.bos_id] if start else []
-        return [before + ids.tolist() for ids in self.codec.encode_batch(list(texts))]
+        return [before + ids.tolist() for ids in encode_cached(self.codec, texts)]
 
     def pairs(self, requests: Sequence[tuple[str, str]]) -> list[Request]:
         """Context and continuation in tokens, as `TemplateLM._encode_pair` splits them, all texts encoded at once.
@@ -106,7 +112,12 @@ class SubjectLM(TemplateLM):
 
     def _score(self, pairs: Sequence[Request]) -> list[tuple[float, bool]]:
         self.truncated += truncated(self.model, pairs)
-        return [(score.logprob, score.greedy) for score in loglikelihood(self.model, pairs, done=self.done)]
+
+        def work(model: Any, places: list[int]) -> list[Score]:
+            return loglikelihood(model, [pairs[place] for place in places], done=self.done)
+
+        found = on_replicas(self.models, [context for context, _ in pairs], work)
+        return [(score.logprob, score.greedy) for score in found]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """log P of whole texts, in windows of the model's context that do not overlap in what they predict."""
@@ -142,19 +153,28 @@ class SubjectLM(TemplateLM):
             prompts = [encoded[number] for number in rows]
             cut = [prompt[-(self.max_length - room) :] for prompt, room in zip(prompts, rooms, strict=True)]
             self.truncated += sum(len(short) < len(prompt) for short, prompt in zip(cut, prompts, strict=True))
-            written = generate_many(
-                self.model,
-                cut,
-                max_new_tokens=rooms,
+            stops = [wanted[number][0] for number in rows]
+            written = self._write(cut, rooms, stops, temperature)
+            for number, ids in zip(rows, written, strict=True):
+                answers[number] = _before_stops(self.decode(ids), wanted[number][0])
+        return answers
+
+    def _write(
+        self, prompts: list[list[int]], rooms: list[int], stops: list[list[str]], temperature: float
+    ) -> list[list[int]]:
+        def work(model: Any, places: list[int]) -> list[list[int]]:
+            return generate_many(
+                model,
+                [prompts[place] for place in places],
+                max_new_tokens=[rooms[place] for place in places],
                 stop_ids=(self.codec.eos_id,),
-                stop_texts=[wanted[number][0] for number in rows],
+                stop_texts=[stops[place] for place in places],
                 decode=self.decode,
                 temperature=temperature,
                 done=self.done,
             )
-            for number, ids in zip(rows, written, strict=True):
-                answers[number] = _before_stops(self.decode(ids), wanted[number][0])
-        return answers
+
+        return on_replicas(self.models, prompts, work)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids without control tokens, as the exported tokenizer decodes it."""

@@ -17,6 +17,11 @@ from xmodel.inference.prefixes import sort_texts
 T = TypeVar("T")
 
 
+def every_gpu() -> list[str]:
+    """Names of this machine's GPUs."""
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
 def replicas(model: Any, devices: Sequence[str]) -> list[Any]:
     """The model itself on its own device, and a copy of it on each other one of `devices`, in their order.
 

@@ -20,6 +20,7 @@ from xmodel.files import atomic_write
 
 FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xmodel" / "requests"
 WORTH = 200_000  # characters: less is encoded faster than it is read
+KEPT = 2_000_000_000  # bytes of the cache; the files that were written first make room
 
 
 def encode_cached(tokenizer: Any, texts: Sequence[str], folder: Path = FOLDER) -> list[np.ndarray]:
@@ -43,9 +44,18 @@ def encode_cached(tokenizer: Any, texts: Sequence[str], folder: Path = FOLDER) -
     try:
         with atomic_write(path, shared=True) as stream:
             np.savez(stream, ids=np.concatenate(encoded), ends=np.cumsum([len(ids) for ids in encoded]))
+        _make_room(folder)
     except OSError:
         pass  # a full disk or a home that is read-only: next time it is encoded again
     return encoded
+
+
+def _make_room(folder: Path) -> None:
+    kept = 0
+    for path in sorted(folder.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True):
+        kept += path.stat().st_size
+        if kept > KEPT:
+            path.unlink(missing_ok=True)
 
 
 def fingerprint(tokenizer: Any) -> str:

@@ -42,6 +42,7 @@ def run_suites(
     document_mask: bool = False,
     subject: Subject | None = None,
     folder: Path | None = None,
+    devices: Sequence[str] = (),
 ) -> dict[str, Result]:
     """Carry out `settings.suites` on the corpus's held-out text and question sets; the results by suite.
 
@@ -52,6 +53,7 @@ def run_suites(
         document_mask: documents did not see each other in training.
         subject: the same model, with what is known about it; the paper's suites write that beside their figures.
         folder: where the paper's suites leave their tasks' files and take up what stands; None: nowhere.
+        devices: where copies of the model share the paper's suites; none: the model's own alone.
 
     Raises:
         UserError: an unknown suite, missing files, a tokenizer of another size than the model's vocabulary.
@@ -86,7 +88,9 @@ def run_suites(
     if prepared is not None:
         scored = subject or Subject(model, tokenizer, bos, "run", None, {})
         with tempfile.TemporaryDirectory() as nowhere:
-            rows, missing = score_tasks(scored, *prepared, folder or Path(nowhere), limit=settings.limit)
+            rows, missing = score_tasks(
+                scored, *prepared, folder or Path(nowhere), limit=settings.limit, devices=devices
+            )
         for row in paper.summarise(rows):
             kept = results.setdefault(row["suite"], {"results": [], "missing": missing})
             kept["results"].append(row)
@@ -110,13 +114,20 @@ def prepare_suites(names: Sequence[str], benchmarks: Path | None, **options: Any
 
 
 def score_tasks(
-    subject: Subject, ready: Sequence[Prepared], missing: Sequence[str], folder: Path, *, limit: int | None = None
+    subject: Subject,
+    ready: Sequence[Prepared],
+    missing: Sequence[str],
+    folder: Path,
+    *,
+    limit: int | None = None,
+    devices: Sequence[str] = (),
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Score tasks of the harness one by one, each written to `folder` as it ends; what stands there is skipped.
 
     Args:
         missing: lines about tasks that cannot be scored.
         limit: only the first so many questions of each task.
+        devices: where copies of the model share the requests; none: the model's own alone.
 
     Returns:
         The rows of all tasks, and the lines about what could not be scored, those of tasks that want to write more than
@@ -124,7 +135,7 @@ def score_tasks(
     """
     from xmodel.evaluate.harness import SubjectLM, most_new_tokens, score_task
 
-    rows, missing, lm = [], list(missing), SubjectLM(subject)
+    rows, missing, lm = [], list(missing), SubjectLM(subject, devices=devices)
     with progress("evaluate", len(ready), "tasks") as shown:
         for prepared in ready:
             fingerprint = fingerprint_of(subject, prepared, limit)
