@@ -59,3 +59,13 @@ def test_no_room_for_a_cache(tokenizer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     found = encode_cached(tokenizer, texts()[:3], tmp_path / "file" / "cache")
     np.testing.assert_array_equal(found[0], tokenizer.encode_batch(texts()[:1])[0])
+
+
+def test_the_cache_stays_within_its_bound(tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        encode_cached(tokenizer, texts()[number : number + 3], tmp_path)
+    files = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    monkeypatch.setattr(requests_cache, "KEPT", sum(path.stat().st_size for path in files[2:]) + 2000)
+    encode_cached(tokenizer, texts()[7:8], tmp_path)
+    assert not files[0].exists()
+    assert files[-1].exists()

@@ -183,7 +183,12 @@ def _write_tables(
 @evaluate.command("tasks")
 @JSON
 def evaluate_tasks(as_json: bool) -> None:
-    """The suites, and the benchmarks and tasks of each."""
+    """The suites, and the benchmarks and tasks of each.
+
+    \b
+    Examples:
+      xmodel evaluate tasks
+    """
     from xmodel.console import table
     from xmodel.evaluate.paper import BENCHMARKS, definitions
 
@@ -209,7 +214,12 @@ def evaluate_tasks(as_json: bool) -> None:
 
 @evaluate.command("layout")
 def evaluate_layout() -> None:
-    """How the folder given as --benchmarks is laid out: files, fields, an example row, sources and licences."""
+    """How the folder given as --benchmarks is laid out: files, fields, an example row, sources and licences.
+
+    \b
+    Examples:
+      xmodel evaluate layout
+    """
     from xmodel.evaluate.tasks import layout
 
     click.echo(layout())
