@@ -230,7 +230,13 @@ def evaluate_layout() -> None:
 @SUITES
 @JSON
 def evaluate_fetch(folder: str, suites: tuple[str, ...], as_json: bool) -> None:
-    """Fill DIR with the benchmarks' rows from the Hugging Face hub; files that are there stay as they are."""
+    """Fill DIR with the benchmarks' rows from the Hugging Face hub; files that are there stay as they are.
+
+    \b
+    Examples:
+      xmodel evaluate fetch rows/ --suite paper
+      xmodel evaluate fetch rows/ --suite mmlu xnli_zh
+    """
     from xmodel.errors import MachineError
     from xmodel.evaluate.paper import select
     from xmodel.evaluate.tasks import fetch
