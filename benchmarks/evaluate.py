@@ -50,6 +50,7 @@ SHAPES = {  # layers, hidden, heads, kv_heads, ffn, vocabulary, context
 SUITES = {  # suite -> benchmarks, and the least ratio that the suite as a whole should reach
     "mmlu, 5-shot": (("mmlu",), 4.0),
     "gsm8k, 5-shot, generated": (("gsm8k",), 4.0),
+    "bbh, 3-shot, generated": (("bbh_cot_fewshot",), 4.0),  # as gsm8k, but the same examples before every question
     "chinese, 0-shot": (("arc_zh", "xcopa_zh", "xnli_zh"), 3.0),
     "commonsense, 0-shot": (
         ("arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa", "sciq", "winogrande"),

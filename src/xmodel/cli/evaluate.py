@@ -235,7 +235,7 @@ def evaluate_fetch(folder: str, suites: tuple[str, ...], as_json: bool) -> None:
     \b
     Examples:
       xmodel evaluate fetch rows/ --suite paper
-      xmodel evaluate fetch rows/ --suite mmlu xnli_zh
+      xmodel evaluate fetch rows/ --suite mmlu --suite xnli_zh
     """
     from xmodel.errors import MachineError
     from xmodel.evaluate.paper import select
