@@ -21,6 +21,7 @@ import logging
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from importlib import metadata
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 
 from xmodel.console import table
+from xmodel.evaluate import requests_cache
 from xmodel.evaluate.harness import SubjectLM
 from xmodel.evaluate.paper import BENCHMARKS, definitions
 from xmodel.evaluate.subjects import DTYPES, open_subject
@@ -96,6 +98,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     save_model(model, folder, dtype=DTYPES[arguments.dtype])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     del model
+    requests_cache.WORTH = sys.maxsize  # both sides encode in every round
     subject = open_subject(str(folder), dtype=arguments.dtype, device=arguments.device)
     backends = {size: open_hf(folder, size, arguments, context) for size in arguments.batch.split(",")}
     ours = SubjectLM(subject)

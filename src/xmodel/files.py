@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from xmodel.errors import MachineError
+from xmodel.errors import MachineError, UserError
 
+DRAWINGS = (".svg", ".png", ".pdf")  # what a plot can be written as
 PARTIAL = ".partial"  # suffix of everything that is not finished; readers ignore it, writers may delete it
 
 
@@ -103,3 +104,9 @@ def checksum(path: Path) -> str:
     """BLAKE2b-128 of a file's bytes, as 32 hex digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def check_drawing(path: Path) -> None:
+    """Raises UserError: the name of the file that `--plot` names does not say a format that is drawn."""
+    if path.suffix.lower() not in DRAWINGS:
+        raise UserError(f"--plot {path}: cannot be drawn in this format; end its name in {', '.join(DRAWINGS)}")

@@ -72,8 +72,8 @@ def compare(
     from xmodel.compare.architectures import ARCHITECTURES
     from xmodel.compare.compare import Settings
     from xmodel.compare.compare import compare as measured
-    from xmodel.compare.output import check_drawing, draw, tables
-    from xmodel.files import write_json
+    from xmodel.compare.output import draw, tables
+    from xmodel.files import check_drawing, write_json
     from xmodel.run import hardware, versions
 
     if plot:

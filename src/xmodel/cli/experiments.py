@@ -246,7 +246,6 @@ def curve(
     """
     from xmodel.evaluate.curve import (
         EVERYDAY_SETS,
-        check_drawing,
         choose_sets,
         curve_table,
         draw_curve,
@@ -256,6 +255,7 @@ def curve(
     )
     from xmodel.evaluate.questions import load_questions
     from xmodel.evaluate.subjects import open_subject
+    from xmodel.files import check_drawing
 
     if plot:
         check_drawing(Path(plot))

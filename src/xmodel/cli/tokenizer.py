@@ -104,8 +104,9 @@ def tokenizer_compare(
       xmodel tokenizer compare runs/a other.model Qwen/Qwen3-0.6B --text news.jsonl.gz books/ --plot compared.svg
       xmodel tokenizer compare runs/a --text notes.md --published --json
     """
+    from xmodel.files import check_drawing
     from xmodel.tokenizer.compare import compare
-    from xmodel.tokenizer.compare_output import check_drawing, draw, published_table, tables
+    from xmodel.tokenizer.compare_output import draw, published_table, tables
     from xmodel.tokenizer.others import open_tokenizer
 
     if plot:

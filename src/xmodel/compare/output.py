@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from xmodel.console import table
-from xmodel.errors import UserError
-from xmodel.files import atomic_write
+from xmodel.files import atomic_write, check_drawing
 
-DRAWINGS = (".svg", ".png", ".pdf")
 # Told apart by those who do not see red and green (Okabe and Ito 2008, "Color universal design").
 COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#f0e442", "#000000", "#999999")
 PANELS = (
@@ -137,12 +135,6 @@ def _ratio(cell: dict[str, Any], base: dict[str, Any]) -> str:
 
 
 # ── Drawing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def check_drawing(path: Path) -> None:
-    """Raises UserError: the name of the file does not say a format that is drawn."""
-    if path.suffix.lower() not in DRAWINGS:
-        raise UserError(f"--plot {path}: cannot be drawn in this format; end its name in {', '.join(DRAWINGS)}")
 
 
 def draw(found: dict[str, Any], path: Path) -> None:

@@ -16,7 +16,7 @@ from xmodel.evaluate.choices import mean_and_error, mean_rows, score_choices
 from xmodel.evaluate.diff import exact_mcnemar
 from xmodel.evaluate.perplexity import start_id
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
-from xmodel.files import atomic_write
+from xmodel.files import atomic_write, check_drawing
 
 EVERYDAY = Path(__file__).with_name("everyday")
 EVERYDAY_SETS = ("everyday_en", "everyday_zh")
@@ -195,9 +195,3 @@ def draw_curve(result: dict[str, Any], path: Path, title: str, metric: str = "ac
         with atomic_write(path) as stream:
             no_date = {"Date": None} if path.suffix.lower() == ".svg" else None
             chart.savefig(stream, format=path.suffix.lower()[1:], dpi=150, metadata=no_date)
-
-
-def check_drawing(path: Path) -> None:
-    """Raises UserError: the name of the file does not say a format that is drawn."""
-    if path.suffix.lower() not in (".svg", ".png", ".pdf"):
-        raise UserError(f"--plot {path}: cannot be drawn in this format; end its name in .png, .svg or .pdf")

@@ -51,6 +51,8 @@ def on_replicas(
         on_replicas(models, [context for context, _ in requests],
                     lambda model, places: loglikelihood(model, [requests[i] for i in places]))
     """
+    if len(models) == 1:
+        return list(work(models[0], list(range(len(texts))))) if texts else []
     order, shared = sort_texts([np.asarray(text, np.int64) for text in texts])
     new = np.cumsum([len(texts[number]) - common + 1 for number, common in zip(order, shared, strict=True)])
     total = int(new[-1]) if len(new) else 0

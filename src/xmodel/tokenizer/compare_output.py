@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from xmodel.console import log, table
-from xmodel.errors import UserError
-from xmodel.files import atomic_write
+from xmodel.files import atomic_write, check_drawing
 from xmodel.tokenizer.compare import SCRIPTS, language_of
 
 LOSSY = "* does not give the text back: what it drops costs it no tokens, so its figures look better than they are"
-DRAWINGS = (".svg", ".png", ".pdf")
 # Told apart by those who do not see red and green (Okabe and Ito 2008, "Color universal design").
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 SCRIPT_COLOURS = ("#4c78a8", "#e45756", "#f2cf5b", "#9d755d", "#d4d4d4", "#54a24b", "#b279a2", "#ff9da6", "#666666")
@@ -114,12 +112,6 @@ def _cell(value: float | None, form: str) -> str:
 
 
 # ── Drawing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def check_drawing(path: Path) -> None:
-    """Raises UserError: the name of the file does not say a format that is drawn."""
-    if path.suffix.lower() not in DRAWINGS:
-        raise UserError(f"--plot {path}: cannot be drawn in this format; end its name in {', '.join(DRAWINGS)}")
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
