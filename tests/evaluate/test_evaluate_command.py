@@ -124,6 +124,21 @@ def test_what_cannot_be_scored_is_said_and_the_rest_is(benchmarks: Path, tmp_pat
     assert next(c for c in read_results(tmp_path / "out") if c["task"] == "mmlu_anatomy")["truncated"] == 8
 
 
+def test_an_answer_longer_than_the_context_costs_only_its_task(benchmarks: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    tokenizer = train_tokenizer(tmp_path / "tiny")
+    save_model(make_model(tokenizer.vocab_size, context=8), tmp_path / "tiny")
+    arguments = (tmp_path / "tiny", "--suite", "xnli_zh,winogrande,xcopa_zh", "--benchmarks", benchmarks, "--json")
+    result = call(*arguments, "--limit", 2, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    lost = {line.split(":")[0] for line in answer["missing"]}
+    assert "xnli_zh" in lost  # whole sentences are its answers
+    assert all("is longer than the context, 8" in line for line in answer["missing"])
+    assert lost.isdisjoint(row["set"] for row in answer["tasks"])
+    assert lost | {row["set"] for row in answer["tasks"]} == {"xnli_zh", "winogrande", "xcopa_zh"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -39,6 +39,10 @@ class Costs(NamedTuple):
 COSTS = {"cpu": Costs(2_048, 768, 256, 32_768), "cuda": Costs(65_536, 1_024, 4_096, 524_288)}
 
 
+class TooLong(UserError):
+    """A continuation that the model's context cannot hold: this model cannot be asked."""
+
+
 class Score(NamedTuple):
     """Of one continuation."""
 
@@ -66,8 +70,8 @@ def loglikelihood(
         done: called with the number of requests that each batch has finished.
 
     Raises:
-        UserError: an empty context or continuation, a continuation longer than the model's context, or log-likelihoods
-            that are not finite.
+        UserError: an empty context or continuation, a continuation longer than the model's context (TooLong), or
+            log-likelihoods that are not finite.
     """
     if not requests:
         return []
@@ -226,13 +230,12 @@ def _gather(requests: Sequence[Request], limit: int) -> tuple[Texts, list[list[S
         if not len(context) or not len(continuation):
             raise UserError(f"request {number}: the context and the continuation need at least one token each")
         if len(continuation) > limit:
-            raise UserError(
+            raise TooLong(
                 f"request {number}: a continuation of {len(continuation)} tokens is longer than the context, {limit}"
             )
         targets = np.asarray(continuation, np.int64)
-        ids = np.concatenate([np.asarray(context, np.int64), targets[:-1]])[
-            -limit:
-        ]  # the last is predicted, never read
+        ids = np.concatenate([np.asarray(context, np.int64), targets[:-1]])  # the last is predicted, never read
+        ids = ids[-limit:]
         inputs.append(ids)
         spans.append(Span(number, len(ids) - len(targets), targets))
     order, shared = sort_texts(inputs)

@@ -18,6 +18,7 @@ from xmodel.evaluate.choices import mean_rows, score_choices
 from xmodel.evaluate.perplexity import perplexity
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
 from xmodel.evaluate.results import standing, write_tables, write_task
+from xmodel.evaluate.scorer import TooLong
 from xmodel.evaluate.subjects import Subject
 from xmodel.evaluate.tasks import Prepared, definition_digest, open_task, prepare, rows_digest
 from xmodel.evaluate.translation import score_translation
@@ -130,8 +131,8 @@ def score_tasks(
         devices: where copies of the model share the requests; none: the model's own alone.
 
     Returns:
-        The rows of all tasks, and the lines about what could not be scored, those of tasks that want to write more than
-        the model's context holds among them.
+        The rows of all tasks, and the lines about what could not be scored, those of tasks with answers longer than
+        the model's context among them.
     """
     from xmodel.evaluate.harness import SubjectLM, most_new_tokens, score_task
 
@@ -150,7 +151,12 @@ def score_tasks(
                     )
                     log(f"cannot be scored: {missing[-1]}")
                     continue
-                result = score_task(lm, prepared, task, limit)
+                try:
+                    result = score_task(lm, prepared, task, limit)
+                except TooLong as error:
+                    missing.append(f"{prepared.name}: {error}")
+                    log(f"cannot be scored: {missing[-1]}")
+                    continue
                 if result["truncated"]:
                     log(f"{prepared.name}: {result['truncated']} requests longer than the context lost their beginning")
                 for note in prepared.notes:

@@ -92,7 +92,7 @@ def _write_metadata(
     total = parameters(model)["total"]
     writer.add_type("model")
     writer.add_name(name)
-    writer.add_description(f"pretrained from scratch with Xmodel-LM, {checkpoint.name}")
+    writer.add_description(f"written by Xmodel-LM from {checkpoint.name}")
     writer.add_size_label(gguf.size_label(total, total, 0, 0))
     writer.add_license(settings.licence)
     writer.add_languages(spoken)
