@@ -34,9 +34,9 @@ from xmodel.console import table
 from xmodel.evaluate import requests_cache
 from xmodel.evaluate.harness import SubjectLM
 from xmodel.evaluate.paper import BENCHMARKS, definitions
-from xmodel.evaluate.subjects import DTYPES, open_subject
 from xmodel.evaluate.tasks import open_task, prepare
 from xmodel.files import write_json
+from xmodel.inference.subjects import DTYPES, open_subject
 from xmodel.model.checkpoint_io import save_model
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Model

@@ -30,9 +30,9 @@ import torch
 from xmodel.console import log, table
 from xmodel.evaluate.harness import SubjectLM
 from xmodel.evaluate.paper import select
-from xmodel.evaluate.subjects import open_subject
 from xmodel.evaluate.tasks import Prepared, open_task, prepare
 from xmodel.files import write_json
+from xmodel.inference.subjects import open_subject
 
 RESULTS = Path(__file__).parent / "results"
 CONTEXT = 2048

@@ -167,9 +167,9 @@ def test_the_harness_tasks_by_name(tokenizer, tmp_path: Path, benchmarks: Path) 
 def test_bits_of_the_harness_answers_are_those_of_its_log_likelihoods(tokenizer, benchmarks: Path) -> None:
     pytest.importorskip("lm_eval")
     from xmodel.evaluate.harness import SubjectLM, score_task
-    from xmodel.evaluate.subjects import Subject
     from xmodel.evaluate.suites import prepare_suites
     from xmodel.evaluate.tasks import open_task
+    from xmodel.inference.subjects import Subject
 
     lm = SubjectLM(Subject(make_model(tokenizer.vocab_size), tokenizer, True, "run", None, {}))
     (prepared,), _ = prepare_suites(["arc_easy"], benchmarks)

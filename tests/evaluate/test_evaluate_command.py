@@ -172,7 +172,7 @@ def test_a_row_that_is_wrong_stops_before_anything_is_scored(model_folder: Path,
 
 
 def test_a_recipe_may_name_the_paper_s_suites(model_folder: Path, benchmarks: Path, tmp_path: Path) -> None:
-    from xmodel.evaluate.subjects import open_subject
+    from xmodel.inference.subjects import open_subject
 
     subject = open_subject(str(model_folder))
     wanted = Evaluate(suites=["chinese"], limit=4, benchmarks=str(benchmarks))

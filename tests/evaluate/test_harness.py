@@ -22,8 +22,8 @@ from tiny import texts, train_tokenizer
 from xmodel.errors import UserError
 from xmodel.evaluate.harness import SubjectLM, most_new_tokens, score_task
 from xmodel.evaluate.paper import select
-from xmodel.evaluate.subjects import open_subject
 from xmodel.evaluate.tasks import open_task, prepare
+from xmodel.inference.subjects import open_subject
 from xmodel.model.checkpoint_io import save_model
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Model

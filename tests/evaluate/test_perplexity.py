@@ -275,7 +275,7 @@ def test_windows_out_of_range(model, tokenizer, arguments: dict, message: str) -
 def test_a_model_of_another_family_goes_the_same_way(tokenizer, layout: str) -> None:
     """Learned positions, another attention: windows over transformers' own logits."""
     transformers = pytest.importorskip("transformers")
-    from xmodel.evaluate.hf_model import HfModel
+    from xmodel.inference.hf_model import HfModel
 
     torch.manual_seed(0)
     shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48, "initializer_range": 0.3}

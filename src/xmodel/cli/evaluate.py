@@ -118,8 +118,8 @@ def _score(
     selected = paper.select(published)  # a mistyped name is told before anything is loaded
     from xmodel.console import log
     from xmodel.evaluate.replicas import every_gpu
-    from xmodel.evaluate.subjects import open_subject
     from xmodel.evaluate.suites import prepare_suites, results_table, score_tasks
+    from xmodel.inference.subjects import open_subject
 
     rows_of = Path(benchmarks) if benchmarks else None
     ready, missing = prepare_suites(published, rows_of, shots=shots, run_code=run_code) if selected else ([], [])

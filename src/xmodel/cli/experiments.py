@@ -98,8 +98,8 @@ def perplexity(
       xmodel evaluate perplexity hf:Qwen/Qwen2.5-0.5B --text books/ --limit-tokens 100000 --json
     """
     from xmodel.evaluate.perplexity import encode_texts, perplexity_table, score_documents
-    from xmodel.evaluate.subjects import open_subject
     from xmodel.evaluate.texts import read_texts, text_files
+    from xmodel.inference.subjects import open_subject
 
     files = text_files(paths)
     opened = open_subject(subject, step=step, dtype=dtype, device=device)
@@ -173,9 +173,9 @@ def translate(
       xmodel evaluate translate hf:Qwen/Qwen2.5-0.5B --pairs mine.jsonl --json
     """
     from xmodel.evaluate.questions import TRANSLATION, load_questions
-    from xmodel.evaluate.subjects import open_subject
     from xmodel.evaluate.suites import results_table, translation
     from xmodel.evaluate.translation import EVERYDAY, pair_sets, read_pairs
+    from xmodel.inference.subjects import open_subject
 
     path = EVERYDAY if pairs == "everyday" else Path(pairs) if pairs else None
     sets = pair_sets(read_pairs(path), max(shots), limit) if path else None
@@ -254,8 +254,8 @@ def curve(
         of_run,
     )
     from xmodel.evaluate.questions import load_questions
-    from xmodel.evaluate.subjects import open_subject
     from xmodel.files import check_drawing
+    from xmodel.inference.subjects import open_subject
 
     if plot:
         check_drawing(Path(plot))

@@ -18,7 +18,7 @@ from xmodel.console import log
 from xmodel.errors import UserError
 from xmodel.evaluate.choices import score_choices
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
-from xmodel.evaluate.subjects import Subject
+from xmodel.inference.subjects import Subject
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Evaluate
 from xmodel.tokenizer.codec import Tokenizer

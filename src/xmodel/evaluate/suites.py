@@ -19,10 +19,10 @@ from xmodel.evaluate.perplexity import perplexity
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
 from xmodel.evaluate.results import standing, write_tables, write_task
 from xmodel.evaluate.scorer import TooLong
-from xmodel.evaluate.subjects import Subject
 from xmodel.evaluate.tasks import Prepared, definition_digest, open_task, prepare, rows_digest
 from xmodel.evaluate.translation import score_translation
 from xmodel.files import atomic_write
+from xmodel.inference.subjects import Subject
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Evaluate
 from xmodel.tokenizer.codec import Tokenizer

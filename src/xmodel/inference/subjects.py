@@ -1,6 +1,6 @@
-"""What is evaluated: a run, one of its checkpoints, or any Hugging Face causal model, opened by one function.
+"""What is evaluated, served or talked to: a run, a checkpoint, any Hugging Face causal model, opened by one function.
 
-Every consumer of this room sees the same two faces. The *model* has `config.context_length`, `config.vocab_size`,
+Every consumer sees the same two faces. The *model* has `config.context_length`, `config.vocab_size`,
 `device`, `compute_dtype`, `hidden`, `head` and `new_cache`: a `Transformer`, or an `HfModel` that looks like one. The
 *tokenizer* has `encode_batch`, `encode`, `decode`, `pieces`, `vocab_size`, `bos_id` and `eos_id`.
 """
@@ -51,7 +51,7 @@ class Subject(NamedTuple):
 
 
 def open_subject(where: str, *, step: int | None = None, dtype: str = "auto", device: str = "auto") -> Subject:
-    """Open a model for evaluation.
+    """Open a model with its tokenizer.
 
     Args:
         where: a run directory, a checkpoint folder of a run, an exported or any other Hugging Face folder, or
@@ -214,7 +214,7 @@ def _open_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
             pass
         else:
             return load_model(folder, dtype, device)
-    from xmodel.evaluate.hf_model import load_hf_model
+    from xmodel.inference.hf_model import load_hf_model
 
     return load_hf_model(folder, dtype, device)
 
@@ -226,7 +226,7 @@ def _open_tokenizer(folder: Path) -> Any:
         return open_tokenizer(folder)
     if model.is_file() and not any((folder / name).is_file() for name in named):
         return SentencePieceTokenizer(model)
-    from xmodel.evaluate.hf_model import HfTokenizer
+    from xmodel.inference.hf_model import HfTokenizer
 
     return HfTokenizer(folder)
 

@@ -12,8 +12,8 @@ import torch
 from tiny import make_model, train_tokenizer
 
 from xmodel.errors import MachineError, UserError
-from xmodel.evaluate.subjects import open_subject
 from xmodel.files import checksum, write_json
+from xmodel.inference.subjects import open_subject
 from xmodel.model.checkpoint_io import save_model
 
 RECIPE = """

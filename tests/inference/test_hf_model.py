@@ -11,12 +11,12 @@ import torch
 from tiny import make_model, train_tokenizer
 
 from xmodel.evaluate.scorer import loglikelihood
-from xmodel.evaluate.subjects import open_subject
 from xmodel.inference.many import generate_many
+from xmodel.inference.subjects import open_subject
 from xmodel.model.checkpoint_io import save_model
 
 transformers = pytest.importorskip("transformers")
-hf_model = pytest.importorskip("xmodel.evaluate.hf_model")
+hf_model = pytest.importorskip("xmodel.inference.hf_model")
 
 SIZES = {
     "vocab_size": 420,
