@@ -34,6 +34,7 @@ from xmodel.cli.exporting import export
 from xmodel.cli.importing import import_
 from xmodel.cli.plan import plan
 from xmodel.cli.pretrain import pretrain
+from xmodel.cli.serve import serve
 from xmodel.cli.tokenizer import tokenizer
 from xmodel.errors import Interrupted, UserError, XmodelError
 
@@ -155,6 +156,7 @@ cli.add_command(evaluate)
 cli.add_command(import_)
 cli.add_command(compare)
 cli.add_command(export)
+cli.add_command(serve)
 
 
 @cli.command()

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server: HTTP around `inference.engine.Engine`."""
