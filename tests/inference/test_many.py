@@ -58,7 +58,7 @@ def test_a_common_beginning_goes_through_the_model_once(monkeypatch: pytest.Monk
 def test_rows_are_refilled_and_none_runs_on_after_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
     step = Batch.step
-    monkeypatch.setattr(Batch, "step", lambda self: (steps.append(len(self.going)), step(self))[1])
+    monkeypatch.setattr(Batch, "step", lambda self, going: (steps.append(len(going)), step(self, going))[1])
     done = []
     rooms = [2, 9, 3, 7, 1, 5]
     generate_many(

@@ -103,7 +103,7 @@ class Engine:
             )
         self.rows, self.queue = rows, queue
         self._pieces, self._ends = subject.tokenizer.pieces, end_ids(subject)
-        self._batch = Batch(self.model, rows, self.context)
+        self._batch: Batch[Ticket] = Batch(self.model, cells or rows * self.context)
         self._changed = threading.Condition()
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []  # in the order of their arrival; those at the end may still be in their prompt
@@ -218,7 +218,7 @@ class Engine:
                 gone = [ticket for ticket in self._waiting if ticket.cancelled]
                 if gone:
                     self._waiting = deque(ticket for ticket in self._waiting if not ticket.cancelled)
-                while self._waiting and len(self._running) < self.rows:
+                while self._waiting and len(self._running) < self.rows and self._batch.take(self._waiting[0]):
                     self._running.append(self._waiting.popleft())
             for ticket in gone:
                 self._end(ticket, "cancelled")
@@ -235,10 +235,10 @@ class Engine:
             while left > 0 and ticket.length < len(ticket.prompt) and ticket.finish is None:
                 left -= min(CHUNK, len(ticket.prompt) - ticket.length)
                 self._prefill(ticket)
-        going: list[Any] = list(self._batch.going)
+        going = self._batch.going
         if going:
             try:
-                logits_RV = self._batch.step()
+                logits_RV = self._batch.step(going)
             except Exception as error:
                 self._fail(going, error)
             else:

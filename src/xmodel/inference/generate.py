@@ -47,7 +47,8 @@ def generate(
 
 
 def _generate(model: Any, row: Row, sampler: Sampler, stop_ids: frozenset[int]) -> Iterator[int]:
-    batch = Batch(model, 1, len(row.prompt) + row.room)
+    batch: Batch[Row] = Batch(model, len(row.prompt) + row.room)
+    batch.take(row)
     logits_V = batch.prefill(row)
     while logits_V is None:
         logits_V = batch.prefill(row)
@@ -57,7 +58,7 @@ def _generate(model: Any, row: Row, sampler: Sampler, stop_ids: frozenset[int]) 
             return
         yield row.last
         if left > 1:
-            logits_V = batch.step()[0]
+            logits_V = batch.step([row])[0]
 
 
 def generate_text(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from xmodel.errors import UserError
 from xmodel.model.cache import KVCache, Layout
+from xmodel.model.cells import Cells, Place, rows_of
 from xmodel.recipe.settings import Model
 from xmodel.tokenizer.others import OtherTokenizer, bytes_of_pieces
 
@@ -93,6 +94,12 @@ class HfModel(torch.nn.Module):
         if not self.branches:
             return TextCache(rows, capacity, self.device)
         return KVCache(self.config, rows, capacity, self.compute_dtype, self.device)
+
+    def new_cells(self, cells: int) -> Any:
+        """As `Transformer.new_cells`."""
+        if not self.branches:
+            return TextCells(cells, self.device)
+        return Cells(self.config, cells, self.compute_dtype, self.device)
 
     def _states(self, **arguments: Any) -> Tensor:
         if self._scale is None:
@@ -187,10 +194,37 @@ class TextCache:
         self.tokens_BS[rows_N, :length] = other.tokens_BS[others_N, :length]
 
 
+class TextCells:
+    """In the place of `Cells` for such models."""
+
+    def __init__(self, cells: int, device: torch.device) -> None:
+        self.tokens_X = torch.zeros(cells, dtype=torch.int64, device=device)
+
+    def text(self, place: Place) -> TextCache:
+        """As `Cells.text`."""
+        view = TextCache(0, place.capacity, self.tokens_X.device)
+        view.tokens_BS, view.length = self.tokens_X[None, place.start : place.start + place.capacity], place.length
+        return view
+
+    def step(self, tokens: Sequence[int], places: Sequence[Place], spare: int) -> tuple[TextCache, Layout]:
+        """As `Cells.step`; the new tokens are put in at once."""
+        starts_R, positions_R, seen_RS = rows_of(places, spare, self.tokens_X.device)
+        new_R = torch.tensor(tokens, device=self.tokens_X.device)[: len(places)]
+        self.tokens_X[(starts_R + positions_R)[: len(places)]] = new_R
+        view = TextCache(0, 0, self.tokens_X.device)
+        index_RS = starts_R[:, None] + torch.arange(seen_RS.shape[1], device=self.tokens_X.device)
+        view.tokens_BS = self.tokens_X[index_RS.clamp(max=len(self.tokens_X) - 1)]
+        return view, Layout(positions_R[:, None], seen_RS[:, None, None], columns_BT=positions_R[:, None])
+
+    def move(self, place: Place, start: int) -> None:
+        """As `Cells.move`."""
+        self.tokens_X[start : start + place.length] = self.tokens_X[place.start : place.start + place.length]
+
+
 class CacheFace(Cache):
     """Our KVCache as the cache that transformers' attention layers expect."""
 
-    def __init__(self, cache: KVCache, layout: Layout) -> None:
+    def __init__(self, cache: Any, layout: Layout) -> None:
         super().__init__(layers=[])
         self.cache, self.layout = cache, layout
 

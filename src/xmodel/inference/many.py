@@ -23,6 +23,7 @@ from xmodel.inference.batch import Batch, Row
 from xmodel.inference.generate import EOS
 from xmodel.inference.prefixes import Prefix, Texts, Tree, divide, lay_out, sort_texts
 from xmodel.inference.sampling import Sampler, Sampling, pick
+from xmodel.model.cells import rounded
 
 
 class Costs(NamedTuple):
@@ -99,13 +100,14 @@ def generate_many(
         _Row(number, prompt, room, Sampler(replace(settings, seed=seed + number)))
         for number, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
     ]
-    batch = Batch(model, limit_rows, capacity)
+    batch: Batch[_Row] = Batch(model, limit_rows * rounded(capacity), capacity)
     waiting = _Waiting(model, rows, costs)
-    while batch.going or waiting.left:
-        if waiting.left and len(batch.going) < limit_rows:
-            stepped, logits_RV = waiting.take(limit_rows - len(batch.going), batch)
+    while batch.held or waiting.left:
+        if waiting.left and len(batch.held) < limit_rows:
+            stepped, logits_RV = waiting.take(limit_rows - len(batch.held), batch)
         else:
-            stepped, logits_RV = list(batch.going), batch.step()
+            stepped = list(batch.held)
+            logits_RV = batch.step(stepped)
         for row, choice in zip(stepped, pick(logits_RV, [row.sampler for row in stepped]), strict=True):
             if isinstance(choice, Exception):
                 raise choice
@@ -179,9 +181,9 @@ class _Waiting:
             own.fill(stem, start)
         hidden_BTD = self.model.hidden(torch.from_numpy(laid.tokens_BT).to(device), own)
         rows = [self.rows[int(self.order[tree.first])] for tree in taken]
-        for row, tree in zip(rows, taken, strict=True):
-            row.length = start + tree.size
-        batch.join(rows, own)
+        for number, (row, tree) in enumerate(zip(rows, taken, strict=True)):
+            batch.take(row)
+            batch.join(row, own, number, start + tree.size)
         last_B = torch.tensor([tree.size - 1 for tree in taken], device=device)
         return rows, self.model.head(hidden_BTD[torch.arange(count, device=device), last_B])
 

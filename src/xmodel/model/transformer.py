@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from xmodel.model.attention import causal_attention, masked_attention
 from xmodel.model.cache import KVCache, Layout
+from xmodel.model.cells import Cells, Rows, rows_attention
 from xmodel.model.documents import DocumentMask, document_attention, document_mask
 from xmodel.model.fp8 import fp8_linear
 from xmodel.model.loss import linear_cross_entropy
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         rotary_2TC: Tensor,
         compute: Compute,
         layer: int,
-        cache: KVCache | None,
+        cache: KVCache | Rows | None,
         documents: DocumentMask | None,
         layout: Layout | None,
     ) -> Tensor:
@@ -115,6 +116,9 @@ class Attention(nn.Module):
             qk_BTHC = torch.cat((q_BTHC, rms_norm(k_BTKC, self.k_norm.weight, self.eps, x_BTD.dtype)), dim=2)
         q_BTHC, k_BTKC = rotate(qk_BTHC, rotary_2TC).split((self.heads, self.kv_heads), dim=2)
         q_BHTC, k_BKSC, v_BKSC = (heads.transpose(1, 2) for heads in (q_BTHC, k_BTKC, v_BTKC))
+        if isinstance(cache, Rows):
+            out_BHTC = rows_attention(q_BHTC, k_BKSC, v_BKSC, layer, cache)
+            return project(out_BHTC.transpose(1, 2).flatten(2), self.o_proj.weight, fp8=compute.fp8)
         if cache is not None:
             k_BKSC, v_BKSC = cache.append(layer, k_BKSC, v_BKSC, layout)
         if layout is not None:
@@ -157,7 +161,7 @@ class Block(nn.Module):
         rotary_2TC: Tensor,
         compute: Compute,
         layer: int = 0,
-        cache: KVCache | None = None,
+        cache: KVCache | Rows | None = None,
         documents: DocumentMask | None = None,
         layout: Layout | None = None,
     ) -> Tensor:
@@ -231,10 +235,14 @@ class Transformer(nn.Module):
         """An empty cache for `rows` texts of at most `capacity` tokens."""
         return KVCache(self.config, rows, capacity, self.compute_dtype, self.device)
 
+    def new_cells(self, cells: int) -> Cells:
+        """An empty cache for texts of different length, of `cells` tokens together."""
+        return Cells(self.config, cells, self.compute_dtype, self.device)
+
     def hidden(
         self,
         tokens_BT: Tensor,
-        cache: KVCache | None = None,
+        cache: KVCache | Rows | None = None,
         layout: Layout | None = None,
         starts_BT: Tensor | None = None,
     ) -> Tensor:
@@ -250,7 +258,7 @@ class Transformer(nn.Module):
         assert starts_BT is None or (cache is None and layout is None)
         past, new = cache.length if cache is not None else 0, tokens_BT.shape[1]
         if layout is None:
-            limit = min(self.rotary.shape[1], cache.capacity) if cache is not None else self.rotary.shape[1]
+            limit = min(self.rotary.shape[1], cache.capacity) if isinstance(cache, KVCache) else self.rotary.shape[1]
             if past + new > limit:
                 raise ValueError(
                     f"{past} + {new} tokens are more than the {limit} that the position table or the cache holds"
