@@ -24,19 +24,20 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from xmodel.inference.cpu_dots import OUTPUTS, ROWS, make_tile
+from xmodel.inference.cpu_dots import LANES, OUTPUTS, ROWS, make_mix, make_tile
 
 KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 FLOAT32, BFLOAT16, INT8 = 0, 1, 2  # how weights are kept
 CHUNK_BYTES = 1 << 16  # of weights
 PHASES = 7  # of a layer
-Q, K, V, O, GATE, UP, DOWN = range(7)  # columns of the tables of weights
+Q, K, V, OUT, GATE, UP, DOWN = range(7)  # columns of the tables of weights
 NEXT, DONE, STRIDE = 0, 8, 16  # of a phase's counters: a cache line each
 
 _float_1, _float_4 = (make_tile("float32", "float32", rows) for rows in (1, ROWS))
 _bfloat_1, _bfloat_4 = (make_tile("bfloat16", "bfloat16", rows) for rows in (1, ROWS))
-_int8_float_1, _int8_float_4 = (make_tile("int8", "float32", rows) for rows in (1, ROWS))
-_int8_bfloat_1, _int8_bfloat_4 = (make_tile("int8", "bfloat16", rows) for rows in (1, ROWS))
+_int8_float_1, _int8_bfloat_1 = (make_tile("int8", vector, 1) for vector in ("float32", "bfloat16"))
+_mix_float_1, _mix_float_4 = (make_mix("float32", rows) for rows in (1, ROWS))
+_mix_bfloat_1, _mix_bfloat_4 = (make_mix("bfloat16", rows) for rows in (1, ROWS))
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
@@ -108,18 +109,6 @@ def _write(values, start, size, address, wide):
             )
 
 
-@numba.njit(**KERNEL)
-def _read(address, size, wide, values):
-    if wide:
-        floats = _floats(address, size)
-        for i in range(size):
-            values[i] = floats[i]
-    else:
-        halves = _halves(address, size)
-        for i in range(size):
-            values[i] = _from_bits(np.uint32(halves[i]) << np.uint32(16))
-
-
 @numba.njit(inline="always")
 def _exp(x):
     """e to the x in float32 to 1 unit in the last place, without a call or a branch: loops of it become vector code."""
@@ -156,7 +145,7 @@ def _wait(counters, phase, chunks):
 
 @numba.njit(**KERNEL)
 def _tile(kind, wide, weights, outputs, x, rows, size, result):
-    """result[r, o] = x[r] · weights[o] for `rows` (1 or ROWS) rows."""
+    """result[r, o] = x[r] · weights[o] for `rows` rows: 1, or ROWS (not of int8)."""
     if kind == BFLOAT16:
         if rows == 1:
             _bfloat_1(weights, outputs, x, size, result)
@@ -168,14 +157,23 @@ def _tile(kind, wide, weights, outputs, x, rows, size, result):
         else:
             _float_4(weights, outputs, x, size, result)
     elif wide:
-        if rows == 1:
-            _int8_float_1(weights, outputs, x, size, result)
-        else:
-            _int8_float_4(weights, outputs, x, size, result)
-    elif rows == 1:
-        _int8_bfloat_1(weights, outputs, x, size, result)
+        _int8_float_1(weights, outputs, x, size, result)
     else:
-        _int8_bfloat_4(weights, outputs, x, size, result)
+        _int8_bfloat_1(weights, outputs, x, size, result)
+
+
+@numba.njit(**KERNEL)
+def _widen(weights, count, wide, target):
+    """Integers as numbers of the model's dtype, which holds them exactly."""
+    integers = numba.carray(_pointer(weights), count, np.int8)
+    if wide:
+        floats = _floats(target, count)
+        for i in range(count):
+            floats[i] = integers[i]
+    else:
+        halves = _halves(target, count)
+        for i in range(count):
+            halves[i] = np.uint16(_bits(np.float32(integers[i])) >> np.uint32(16))
 
 
 @numba.njit(**KERNEL)
@@ -186,17 +184,21 @@ def outputs_of_chunk(kind, size):
 
 
 @numba.njit(**KERNEL)
-def _products(kind, wide, weights, scales, outputs, size, x, rows, chunk, per, out_NO, column, add, result_44):
+def _products(kind, wide, weights, scales, outputs, size, x, rows, chunk, per, out_NO, column, add, result_44, scratch):
     """x[N, size] · weights[O, size]ᵀ for one chunk of `per` outputs, into out_NO[:, column:] or added to it."""
     weight_bytes = size * (4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1)
     x_bytes = size * (4 if wide else 2)
     scales_O, result = _floats(scales, outputs), result_44.ctypes.data
     for first in range(chunk * per, min((chunk + 1) * per, outputs), OUTPUTS):
         count = min(OUTPUTS, outputs - first)
+        place, as_kind = weights + first * weight_bytes, kind
+        if kind == INT8 and rows >= ROWS:  # the same numbers in the same order, converted once for all rows
+            _widen(place, count * size, wide, scratch.ctypes.data)
+            place, as_kind = scratch.ctypes.data, FLOAT32 if wide else BFLOAT16
         row = 0
         while row < rows:
             together = ROWS if rows - row >= ROWS else 1
-            _tile(kind, wide, weights + first * weight_bytes, count, x + row * x_bytes, together, size, result)
+            _tile(as_kind, wide, place, count, x + row * x_bytes, together, size, result)
             for r in range(together):
                 for o in range(count):
                     value = result_44[r, o] * scales_O[first + o] if kind == INT8 else result_44[r, o]
@@ -240,10 +242,36 @@ def _softmax(scores_S, length, scale):
     return total
 
 
-@numba.njit(**KERNEL, fastmath={"contract"})
-def _add_scaled(out, start, factor, values, size):
-    for i in range(size):
-        out[start + i] += factor * values[i]
+@numba.njit(**KERNEL)
+def _mix(wide, values, length, size, groups, weights_GS, out_GC):
+    """Weighted sums of the values of `length` keys."""
+    unit, stride = 4 if wide else 2, weights_GS.shape[1]
+    weights, out = weights_GS.ctypes.data, out_GC.ctypes.data
+    wholes = size // LANES * LANES
+    for column in range(0, wholes, LANES):
+        g = 0
+        while g < groups:
+            place, into = weights + g * stride * 4, out + (g * size + column) * 4
+            if groups - g >= ROWS:
+                if wide:
+                    _mix_float_4(values + column * unit, length, size, place, stride, into)
+                else:
+                    _mix_bfloat_4(values + column * unit, length, size, place, stride, into)
+                g += ROWS
+            else:
+                if wide:
+                    _mix_float_1(values + column * unit, length, size, place, stride, into)
+                else:
+                    _mix_bfloat_1(values + column * unit, length, size, place, stride, into)
+                g += 1
+    for g in range(groups):
+        for i in range(wholes, size):
+            total = np.float32(0.0)
+            for s in range(length):
+                place = values + (s * size + i) * unit
+                value = _floats(place, 1)[0] if wide else _from_bits(np.uint32(_halves(place, 1)[0]) << np.uint32(16))
+                total += weights_GS[g, s] * value
+            out_GC[g * size + i] = total
 
 
 @numba.njit(**KERNEL)
@@ -286,16 +314,12 @@ def _attend(
             if not seen_S[s]:
                 for g in range(groups):
                     scores_GS[g, s] = -np.inf
-    sums_GC[:] = 0.0
     scale = np.float32(1.0 / math.sqrt(size))
     for g in range(groups):
         total = _softmax(scores_GS[g], length, scale)
         for s in range(length):
             scores_GS[g, s] /= total
-    for s in range(length):
-        _read(values + s * size * unit, size, wide, head_C)
-        for g in range(groups):
-            _add_scaled(sums_GC, g * size, scores_GS[g, s], head_C, size)
+    _mix(wide, values, length, size, groups, scores_GS, sums_GC)
     _write(sums_GC, 0, groups * size, out + head * groups * size * unit, wide)
 
 
@@ -334,6 +358,7 @@ def decode(
     line_D, head_C = np.empty(hidden, np.float32), np.empty(size, np.float32)
     queries_GC, sums_GC = np.empty(groups * size, np.float32), np.empty(groups * size, np.float32)
     scores_GS, result_44 = np.empty((groups, length), np.float32), np.empty((ROWS, OUTPUTS), np.float32)
+    scratch = np.empty(OUTPUTS * max(hidden, ffn) if kind == INT8 else 0, np.uint32)
     normed, gated = normed_ND.ctypes.data, gated_NF.ctypes.data
     for layer in range(len(weights_L7)):
         weights, scales = weights_L7[layer], scales_L7[layer]
@@ -358,7 +383,7 @@ def decode(
                 which, chunk, outputs, column = V, c - chunks_q - chunks_kv, kv_width, hidden + kv_width
             _products(
                 kind, wide, weights[which], scales[which], outputs, hidden, normed, rows, chunk, per, qkv_NO, column,
-                False, result_44,
+                False, result_44, scratch,
             )  # fmt: skip
             c = _take(counters, phase, 1)
         _wait(counters, phase, chunks)
@@ -385,7 +410,23 @@ def decode(
         phase += 1
         c = _take(counters, phase, 0)
         while c < chunks_q:
-            _products(kind, wide, weights[O], scales[O], hidden, hidden, normed, rows, c, per, x_ND, 0, True, result_44)
+            _products(
+                kind,
+                wide,
+                weights[OUT],
+                scales[OUT],
+                hidden,
+                hidden,
+                normed,
+                rows,
+                c,
+                per,
+                x_ND,
+                0,
+                True,
+                result_44,
+                scratch,
+            )
             c = _take(counters, phase, 1)
         _wait(counters, phase, chunks_q)
 
@@ -403,7 +444,7 @@ def decode(
             for which, out_NF in ((GATE, gate_NF), (UP, up_NF)):
                 _products(
                     kind, wide, weights[which], scales[which], ffn, hidden, normed, rows, c, per, out_NF, 0, False,
-                    result_44,
+                    result_44, scratch,
                 )  # fmt: skip
             first, last = c * per, min((c + 1) * per, ffn)
             for row in range(rows):
@@ -416,7 +457,21 @@ def decode(
         c = _take(counters, phase, 0)
         while c < chunks_down:
             _products(
-                kind, wide, weights[DOWN], scales[DOWN], hidden, ffn, gated, rows, c, per_down, x_ND, 0, True, result_44
+                kind,
+                wide,
+                weights[DOWN],
+                scales[DOWN],
+                hidden,
+                ffn,
+                gated,
+                rows,
+                c,
+                per_down,
+                x_ND,
+                0,
+                True,
+                result_44,
+                scratch,
             )
             c = _take(counters, phase, 1)
         _wait(counters, phase, chunks_down)
@@ -432,13 +487,14 @@ def decode(
 
 @numba.njit(**KERNEL)
 def multiply(counters, kind, wide, weights, scales, outputs, size, x, rows, sums_NO, out):
-    """x[N, size] · weights[O, size]ᵀ, by several threads as `decode`; `sums_NO` is room, `out` the address of [N, O]."""
+    """x[N, size] · weights[O, size]ᵀ by several threads, as `decode`, to address `out`; `sums_NO` is room to work."""
     per, unit = outputs_of_chunk(kind, size), 4 if wide else 2
     chunks = -(-outputs // per)
     result_44 = np.empty((ROWS, OUTPUTS), np.float32)
+    scratch = np.empty(OUTPUTS * size if kind == INT8 else 0, np.uint32)
     c = _take(counters, 0, 0)
     while c < chunks:
-        _products(kind, wide, weights, scales, outputs, size, x, rows, c, per, sums_NO, 0, False, result_44)
+        _products(kind, wide, weights, scales, outputs, size, x, rows, c, per, sums_NO, 0, False, result_44, scratch)
         first, last = c * per, min((c + 1) * per, outputs)
         for row in range(rows):
             _write(sums_NO[row], first, last - first, out + (row * outputs + first) * unit, wide)
