@@ -20,8 +20,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-OUTPUTS = 4  # rows of weights in a tile: as many independent sums as hide the latency of one multiplication
-ROWS = 4  # vectors in a tile, when there are several
+OUTPUTS = 3  # rows of weights in a tile
+ROWS = 8  # vectors in a tile, when there are several: 24 sums, 3 weights and a vector are 28 of AVX-512's 32 registers
+MIXED = 4  # rows of weights in a sum of values, when there are several
 LANES = 16
 LINE = 64  # bytes that memory delivers at once
 
@@ -108,26 +109,22 @@ def _function(name: str, arguments: int, body: Callable[[ir.IRBuilder], None]) -
 
 
 def make_tile(weight: str, vector: str, rows: int) -> Callable[..., Any]:
-    """tile(weights, outputs, x, size, result): result[r, o] = x[r] · weights[o] for `rows` r and OUTPUTS o.
+    """tile(weights, outputs, x, vectors, size, result): result[r, o] = x[r] · weights[o], `rows` r and OUTPUTS o.
 
     Arguments of the function that is made are int64:
         weights, x, result: addresses of dense arrays: of type `weight` [outputs, size], of type `vector` [rows, size],
             of float32 [rows, OUTPUTS].
-        outputs: rows of weights that are there; when they are fewer than OUTPUTS the last one is taken again.
+        outputs, vectors: how many are there; when they are fewer than the tile has, the last one is taken again.
     """
     pairs = vector == "bfloat16"
     width = 2 * LANES if pairs else LANES
 
     def body(builder: ir.IRBuilder) -> None:
-        weights, there, x, size, result = builder.function.args
+        weights, outputs, x, vectors, size, result = builder.function.args
         bytes_w = builder.mul(size, _number(SIZES[weight]))
         bytes_x = builder.mul(size, _number(SIZES[vector]))
-        last = builder.sub(there, _number(1))
-        starts_w = []
-        for output in range(OUTPUTS):
-            index = builder.select(builder.icmp_signed("<", _number(output), last), _number(output), last)
-            starts_w.append(builder.add(weights, builder.mul(index, bytes_w)))
-        starts_x = [builder.add(x, builder.mul(bytes_x, _number(row))) for row in range(rows)]
+        starts_w = _starts(builder, weights, bytes_w, OUTPUTS, outputs)
+        starts_x = _starts(builder, x, bytes_x, rows, vectors)
         sums = [[_zeros(builder) for _ in range(OUTPUTS)] for _ in range(rows)]
 
         def step(places_w: list[ir.Value], places_x: list[ir.Value]) -> None:
@@ -175,7 +172,7 @@ def make_tile(weight: str, vector: str, rows: int) -> Callable[..., Any]:
                 value = _sum(builder, builder.load(total))
                 builder.store(value, builder.gep(target, [_number(row * OUTPUTS + output)]))
 
-    return _function(f"tile_{weight}_{vector}_{rows}", 5, body)
+    return _function(f"tile_{weight}_{vector}_{rows}", 6, body)
 
 
 def make_mix(kind: str, rows: int) -> Callable[..., Any]:
@@ -210,6 +207,13 @@ def make_mix(kind: str, rows: int) -> Callable[..., Any]:
             builder.store(builder.load(total), builder.bitcast(place, FLOATS.as_pointer()), align=4)
 
     return _function(f"mix_{kind}_{rows}", 6, body)
+
+
+def _starts(builder: ir.IRBuilder, first: ir.Value, row_bytes: ir.Value, count: int, there: ir.Value) -> list[ir.Value]:
+    """Addresses of `count` rows, of which `there` exist."""
+    last = builder.sub(there, _number(1))
+    indices = [builder.select(builder.icmp_signed("<", _number(i), last), _number(i), last) for i in range(count)]
+    return [builder.add(first, builder.mul(index, row_bytes)) for index in indices]
 
 
 def _number(value: int) -> ir.Constant:
