@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xmodel.errors import UserError
@@ -23,7 +24,7 @@ from xmodel.inference.prefixes import Prefix, Rows, Texts, Tree, divide, lay_out
 from xmodel.model.cache import KVCache, Layout, Shared, Span
 
 BUDGET = 8_192  # tokens of a batch, padding included
-HEAD_VALUES = 2**24  # logits in memory at a time
+HEAD_VALUES = {"cpu": 2**21, "cuda": 2**24}  # logits at a time: on a CPU they stay in its cache
 
 Request = tuple[Sequence[int], Sequence[int]]
 
@@ -38,7 +39,7 @@ class Costs(NamedTuple):
     cascade: bool  # whether rows read a cached prefix where it lies, if the model can do that
 
 
-COSTS = {"cpu": Costs(2_048, 768, 256, 32_768, True), "cuda": Costs(65_536, 1_024, 4_096, 524_288, False)}
+COSTS = {"cpu": Costs(1_024, 256, 256, 32_768, True), "cuda": Costs(65_536, 1_024, 4_096, 524_288, False)}
 
 
 class TooLong(UserError):
@@ -104,15 +105,15 @@ def target_logprobs(model: Any, hidden_ND: Tensor, targets_N: Tensor) -> tuple[T
 def _read_off(model: Any, hidden_UD: Tensor, rows_N: np.ndarray, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """`target_logprobs` where target n follows position rows_N[n], in ascending order."""
     logprobs, greedy = [], []
-    size = max(1, HEAD_VALUES // model.config.vocab_size)
+    size = max(1, HEAD_VALUES.get(hidden_UD.device.type, HEAD_VALUES["cuda"]) // model.config.vocab_size)
     cuts = np.searchsorted(rows_N, np.arange(0, len(hidden_UD) + size, size)).tolist()
     for chunk, hidden in enumerate(hidden_UD.split(size)):
         first, last = cuts[chunk], cuts[chunk + 1]
-        logits_UV = model.head(hidden).float()
+        logprobs_UV = F.log_softmax(model.head(hidden), 1, dtype=torch.float32)
         rows = on_device(rows_N[first:last] - chunk * size, hidden.device)
         targets = targets_N[first:last]
-        logprobs.append(logits_UV[rows, targets] - logits_UV.logsumexp(1)[rows])
-        greedy.append(logits_UV.argmax(1)[rows] == targets)
+        logprobs.append(logprobs_UV[rows, targets])
+        greedy.append(logprobs_UV.argmax(1)[rows] == targets)
     return torch.cat(logprobs), torch.cat(greedy)
 
 

@@ -112,3 +112,8 @@ class KVCache:
         """Put the first `length` keys and values of other's rows into rows of this cache."""
         self.keys_LBKSC[:, rows_N, :, :length] = other.keys_LBKSC[:, others_N, :, :length]
         self.values_LBKSC[:, rows_N, :, :length] = other.values_LBKSC[:, others_N, :, :length]
+
+    def copy_columns(self, row: int, other: KVCache, first: int, last: int) -> None:
+        """Put the keys and values first..last of the only row of another cache at the beginning of a row."""
+        self.keys_LBKSC[:, row, :, : last - first] = other.keys_LBKSC[:, 0, :, first:last]
+        self.values_LBKSC[:, row, :, : last - first] = other.values_LBKSC[:, 0, :, first:last]
