@@ -56,7 +56,9 @@ class Batch(Generic[AnyRow]):
         """Room for `rows` texts of at most `capacity` tokens each, answers included."""
         self.model, self.rows = model, rows
         self.capacity = -(-capacity // SPAN) * SPAN
-        self.cache = model.new_cache(max(rows, LEAST), self.capacity)
+        # Steps that `fast.prepare` made ours give a row the same bits in any company, alone too.
+        self.least = LEAST if getattr(model, "decoder", None) is None else 1
+        self.cache = model.new_cache(max(rows, self.least), self.capacity)
         self.going: list[AnyRow] = []  # row i of the cache belongs to going[i]
 
     @torch.no_grad()
@@ -90,7 +92,7 @@ class Batch(Generic[AnyRow]):
     def step(self) -> Tensor:
         """Run the newest token of every row; the logits [R, V] of what follows it."""
         device, count = self.model.device, len(self.going)
-        spare = max(0, LEAST - count)  # rows that nobody has: their results are not looked at
+        spare = max(0, self.least - count)  # rows that nobody has: their results are not looked at
         ends = [row.length - row.behind for row in self.going]
         ends_R = torch.tensor(ends + [0] * spare, device=device)
         positions_R = torch.tensor([row.length for row in self.going] + [0] * spare, device=device)
