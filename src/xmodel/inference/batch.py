@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from xmodel.model.cache import Shared
 from xmodel.model.cells import SPAN, Place, rounded
 
 CHUNK = 256  # tokens of a prompt that go through the model at once
@@ -30,7 +31,8 @@ class Row:
     """A text that is being continued.
 
     Attributes:
-        length: tokens of it that the cache holds.
+        length: tokens of it that are cached.
+        stem, behind: the first `behind` of them stand in the only row of the cache `stem`, not in the text's own cells.
         last: the newest token, which the cache does not hold yet.
         start, capacity: its cells, once a batch has taken it.
     """
@@ -38,39 +40,52 @@ class Row:
     def __init__(self, prompt: Sequence[int], room: int) -> None:
         self.prompt, self.room = prompt, room
         self.length, self.last = 0, -1
+        self.stem: Any = None
+        self.behind = 0
         self.start, self.capacity = -1, 0
 
     @property
     def place(self) -> Place:
         """Where its keys and values are."""
-        return Place(self.start, self.capacity, self.length)
+        return Place(self.start, self.capacity, self.length - self.behind)
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 class Batch(Generic[AnyRow]):
-    """Rows of one cache. It holds `cells` tokens, prompts and answers of all rows; one thread at a time may use it.
+    """Rows of one cache, for one thread at a time.
+
+    Texts with a common beginning may leave it in a cache of its own (`Row.stem`); every step then reads it once for all
+    of them.
 
     Attributes:
         held: rows that have cells, in the order of these.
         going: those of them whose prompt is done.
     """
 
-    def __init__(self, model: Any, cells: int, capacity: int | None = None) -> None:
-        """`capacity`: all rows get so many cells; None: each what it needs, in few sizes."""
-        self.model, self.capacity = model, rounded(capacity) if capacity else None
-        self.total = rounded(cells)
+    def __init__(self, model: Any, rows: int, capacity: int, cells: int | None = None) -> None:
+        """Room for texts of at most `capacity` tokens each, answers included.
+
+        Args:
+            rows: so many at once; with `cells` as many as these hold.
+            cells: tokens of all rows; each text gets what it needs, in one of few sizes. None: each gets `capacity`.
+        """
+        self.model, self.sized = model, cells is not None
+        self.capacity = rounded(capacity)
+        self.total = rows * self.capacity if cells is None else max(rounded(cells), self.capacity)
         self.cells = model.new_cells(self.total)
+        # Steps that `fast.prepare` made ours give a row the same bits in any company, alone too.
+        self.least = LEAST if getattr(model, "decoder", None) is None else 1
         self.held: list[AnyRow] = []
 
     @property
     def going(self) -> list[AnyRow]:
-        return [row for row in self.held if row.last >= 0]
+        return [row for row in self.held if row.length >= len(row.prompt)]
 
     def take(self, row: AnyRow) -> bool:
         """Give a row cells, the first that are free; False when there are none."""
-        row.capacity = self.capacity or min(size_for(len(row.prompt) + row.room), self.total)
+        row.capacity = min(size_for(len(row.prompt) + row.room), self.capacity) if self.sized else self.capacity
         start = 0
         for place, other in enumerate([*self.held, None]):
             if (other.start if other else self.total) - start >= row.capacity:
@@ -84,29 +99,44 @@ class Batch(Generic[AnyRow]):
     def prefill(self, row: AnyRow) -> Tensor | None:
         """Run the next chunk of a prompt; with the last one, the logits [V] of what follows it."""
         model = self.model
+        if row.start < 0 and not self.take(row):
+            raise ValueError("no cells are free")
         ids = list(row.prompt[row.length : row.length + CHUNK])
         hidden_BTD = model.hidden(torch.tensor([ids], device=model.device), self.cells.text(row.place))
         row.length += len(ids)
         return model.head(hidden_BTD[0, -1:])[0] if row.length == len(row.prompt) else None
 
-    def join(self, row: AnyRow, own: Any, number: int, length: int) -> None:
-        """Give a row the first `length` tokens of a row of another cache."""
-        row.length = length
-        device = self.model.device
-        zero, there = torch.zeros(1, dtype=torch.int64, device=device), torch.tensor([number], device=device)
-        self.cells.text(row.place).copy_rows(zero, own, there, length)
+    def join(self, row: AnyRow, own: Any, number: int, first: int, last: int) -> None:
+        """Take a text in that stands in first..last of a row of another cache."""
+        if row.start < 0 and not self.take(row):
+            raise ValueError("no cells are free")
+        self.cells.text(row.place).copy_columns(0, own, number, first, last)
 
     @torch.no_grad()
-    def step(self, going: Sequence[AnyRow]) -> Tensor:
-        """Run the newest token of some rows, in the order of `held`; the logits [R, V] of what follows them."""
-        spare = max(0, LEAST - len(going))  # rows that nobody has: their results are not looked at
+    def step(self) -> Tensor:
+        """Run the newest token of every row that is going; the logits [R, V] of what follows them."""
+        going = self.going
+        spare = max(0, self.least - len(going))  # rows that nobody has: their results are not looked at
         tokens = [row.last for row in going] + [0] * spare
-        rows, layout = self.cells.step(tokens, [row.place for row in going], spare)
+        positions = [row.length for row in going] + [0] * spare
+        rows, layout = self.cells.step(tokens, positions, [row.place for row in going], self._shared(going))
         tokens_RT = torch.tensor(tokens, device=self.model.device)[:, None]
         hidden_RTD = self.model.hidden(tokens_RT, rows, layout)
         for row in going:
             row.length += 1
         return self.model.head(hidden_RTD[:, -1])[: len(going)]
+
+    def _shared(self, going: Sequence[AnyRow]) -> list[Shared]:
+        """The common beginnings of the rows, and which rows have each."""
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(going):
+            if row.stem is not None:
+                places.setdefault(id(row.stem), []).append(place)
+        device = self.model.device
+        return [
+            Shared(going[rows[0]].stem, going[rows[0]].behind, torch.tensor(rows, device=device))
+            for rows in places.values()
+        ]
 
     def remove(self, row: AnyRow) -> None:
         """Free a row's cells; the last row of its capacity moves there, so that rows stay side by side."""

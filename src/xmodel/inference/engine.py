@@ -103,7 +103,7 @@ class Engine:
             )
         self.rows, self.queue = rows, queue
         self._pieces, self._ends = subject.tokenizer.pieces, end_ids(subject)
-        self._batch: Batch[Ticket] = Batch(self.model, cells or rows * self.context)
+        self._batch: Batch[Ticket] = Batch(self.model, rows, self.context, cells or rows * self.context)
         self._changed = threading.Condition()
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []  # in the order of their arrival; those at the end may still be in their prompt
@@ -238,7 +238,7 @@ class Engine:
         going = self._batch.going
         if going:
             try:
-                logits_RV = self._batch.step(going)
+                logits_RV = self._batch.step()
             except Exception as error:
                 self._fail(going, error)
             else:

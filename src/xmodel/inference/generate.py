@@ -47,8 +47,7 @@ def generate(
 
 
 def _generate(model: Any, row: Row, sampler: Sampler, stop_ids: frozenset[int]) -> Iterator[int]:
-    batch: Batch[Row] = Batch(model, len(row.prompt) + row.room)
-    batch.take(row)
+    batch: Batch[Row] = Batch(model, 1, len(row.prompt) + row.room)
     logits_V = batch.prefill(row)
     while logits_V is None:
         logits_V = batch.prefill(row)
@@ -58,7 +57,7 @@ def _generate(model: Any, row: Row, sampler: Sampler, stop_ids: frozenset[int]) 
             return
         yield row.last
         if left > 1:
-            logits_V = batch.step([row])[0]
+            logits_V = batch.step()[0]
 
 
 def generate_text(

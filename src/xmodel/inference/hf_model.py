@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xmodel.errors import UserError
-from xmodel.model.cache import KVCache, Layout
+from xmodel.model.cache import KVCache, Layout, Shared
 from xmodel.model.cells import Cells, Place, rows_of
 from xmodel.recipe.settings import Model
 from xmodel.tokenizer.others import OtherTokenizer, bytes_of_pieces
@@ -74,12 +74,15 @@ class HfModel(torch.nn.Module):
             return self._states(input_ids=tokens_BT, use_cache=False)
         past = cache.length if cache is not None else 0
         layout = layout or _behind(past, tokens_BT)
+        assert layout.seen_B1TS is not None
         bias_B1TS = torch.zeros(layout.seen_B1TS.shape, dtype=self.compute_dtype, device=self.device)
         bias_B1TS.masked_fill_(~layout.seen_B1TS, torch.finfo(self.compute_dtype).min)
         arguments = {"input_ids": tokens_BT, "position_ids": layout.positions_BT, "attention_mask": bias_B1TS}
         if cache is None:
             return self._states(**arguments, use_cache=False)
-        hidden_BTD = self._states(**arguments, past_key_values=CacheFace(cache, layout), use_cache=True)
+        hidden_BTD = self._states(
+            **arguments, past_key_values=CacheFace(cache, layout, self.config.layers), use_cache=True
+        )
         cache.advance(tokens_BT.shape[1], layout)
         return hidden_BTD
 
@@ -189,9 +192,9 @@ class TextCache:
         if layout.columns_BT is None:
             self.length += new
 
-    def copy_rows(self, rows_N: Tensor, other: TextCache, others_N: Tensor, length: int) -> None:
-        """As `KVCache.copy_rows`."""
-        self.tokens_BS[rows_N, :length] = other.tokens_BS[others_N, :length]
+    def copy_columns(self, row: int, other: TextCache, number: int, first: int, last: int) -> None:
+        """As `KVCache.copy_columns`."""
+        self.tokens_BS[row, : last - first] = other.tokens_BS[number, first:last]
 
 
 class TextCells:
@@ -206,9 +209,11 @@ class TextCells:
         view.tokens_BS, view.length = self.tokens_X[None, place.start : place.start + place.capacity], place.length
         return view
 
-    def step(self, tokens: Sequence[int], places: Sequence[Place], spare: int) -> tuple[TextCache, Layout]:
+    def step(
+        self, tokens: Sequence[int], positions: Sequence[int], places: Sequence[Place], shared: Sequence[Shared] = ()
+    ) -> tuple[TextCache, Layout]:
         """As `Cells.step`; the new tokens are put in at once."""
-        starts_R, positions_R, seen_RS = rows_of(places, spare, self.tokens_X.device)
+        starts_R, positions_R, seen_RS = rows_of(places, len(positions) - len(places), self.tokens_X.device)
         new_R = torch.tensor(tokens, device=self.tokens_X.device)[: len(places)]
         self.tokens_X[(starts_R + positions_R)[: len(places)]] = new_R
         view = TextCache(0, 0, self.tokens_X.device)
@@ -224,9 +229,9 @@ class TextCells:
 class CacheFace(Cache):
     """Our KVCache as the cache that transformers' attention layers expect."""
 
-    def __init__(self, cache: Any, layout: Layout) -> None:
+    def __init__(self, cache: Any, layout: Layout, depth: int) -> None:
         super().__init__(layers=[])
-        self.cache, self.layout = cache, layout
+        self.cache, self.layout, self.depth = cache, layout, depth
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Store a layer's new keys and values; return all of them."""
@@ -239,7 +244,7 @@ class CacheFace(Cache):
     @property
     def is_sliding(self) -> list[bool]:
         """Of each layer: none does."""
-        return [False] * self.cache.keys_LBKSC.shape[0]
+        return [False] * self.depth
 
 
 def _behind(past: int, tokens_BT: Tensor) -> Layout:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from xmodel.model.attention import masked_attention
-from xmodel.model.cache import KVCache, Layout
+from xmodel.model.cache import KVCache, Layout, Shared
 from xmodel.recipe.settings import Model
 
 SPAN = 64  # a step looks at a multiple of so many cells of a row: masked ones then do not change a bit of the result
@@ -46,14 +46,17 @@ class Cells:
         view.capacity, view.length = place.capacity, place.length
         return view
 
-    def step(self, tokens: Sequence[int], places: Sequence[Place], spare: int) -> tuple[Rows, Layout]:
+    def step(
+        self, tokens: Sequence[int], positions: Sequence[int], places: Sequence[Place], shared: Sequence[Shared] = ()
+    ) -> tuple[Rows, Layout]:
         """The cache and the layout of a decoding step.
 
         Args:
-            tokens: one behind each of some texts, in the order of their starts.
-            spare: the step has so many rows more, which belong to nobody.
+            tokens, positions: of the rows: a new one behind each of some texts, and then spare rows that nobody has.
+            places: of the texts, in the order of their starts.
+            shared: see `Layout`.
         """
-        rows = Rows(self.keys_LKXC, self.values_LKXC, places, spare)
+        rows = Rows(self, positions, places, shared)
         return rows, rows.layout
 
     def move(self, place: Place, start: int) -> None:
@@ -80,11 +83,15 @@ class Run(NamedTuple):
 class Rows:
     """The cache of one decoding step, for `model.hidden`: row r's new token goes behind the text at places[r]."""
 
-    def __init__(self, keys_LKXC: Tensor, values_LKXC: Tensor, places: Sequence[Place], spare: int) -> None:
-        self.keys_LKXC, self.values_LKXC, self.count, self.length = keys_LKXC, values_LKXC, len(places), 0
-        self.starts_R, positions_R, seen_RS = rows_of(places, spare, keys_LKXC.device)
-        self.cells_R = (self.starts_R + positions_R)[: self.count]
-        self.layout = Layout(positions_R[:, None], seen_RS[:, None, None], columns_BT=positions_R[:, None])
+    def __init__(
+        self, cells: Cells, positions: Sequence[int], places: Sequence[Place], shared: Sequence[Shared]
+    ) -> None:
+        self.keys_LKXC, self.values_LKXC, self.count, self.length = cells.keys_LKXC, cells.values_LKXC, len(places), 0
+        self.head_size = self.keys_LKXC.shape[-1]
+        self.starts_R, columns_R, seen_RS = rows_of(places, len(positions) - len(places), self.keys_LKXC.device)
+        positions_R = torch.tensor(positions, device=self.keys_LKXC.device)
+        self.cells_R = (self.starts_R + columns_R)[: self.count]
+        self.layout = Layout(positions_R[:, None], seen_RS[:, None, None], columns_R[:, None], shared=shared)
         self.runs = [
             Run(first, last, places[first].start, places[first].capacity, seen_RS[first:last, None, None, :length])
             for first, last in _runs(places)
@@ -104,12 +111,13 @@ class Rows:
         keys_BKSC, values_BKSC = (x.unflatten(1, shape).transpose(0, 1) for x in (keys_KXC, values_KXC))
         return keys_BKSC[:, :, :length], values_BKSC[:, :, :length]
 
-    def append(self, layer: int, k_RKTC: Tensor, v_RKTC: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    def append(self, layer: int, k_RKTC: Tensor, v_RKTC: Tensor, layout: Layout | None) -> tuple[Tensor, Tensor]:
         """As `KVCache.append`, for who needs all rows in one tensor; a copy, unless all rows are one run."""
         self.store(layer, k_RKTC, v_RKTC)
         if len(self.runs) == 1 and len(self.starts_R) == self.count:
             return self.run(layer, self.runs[0])
-        index_RS = self.starts_R[:, None] + torch.arange(layout.seen_B1TS.shape[-1], device=self.starts_R.device)
+        most = max(run.seen_B1TS.shape[-1] for run in self.runs)
+        index_RS = self.starts_R[:, None] + torch.arange(most, device=self.starts_R.device)
         index_RS.clamp_(max=self.keys_LKXC.shape[2] - 1)  # those are masked
         keys_RKSC, values_RKSC = (x[layer][:, index_RS].transpose(0, 1) for x in (self.keys_LKXC, self.values_LKXC))
         return keys_RKSC, values_RKSC
@@ -128,11 +136,11 @@ def rows_attention(q_RHTC: Tensor, k_RKTC: Tensor, v_RKTC: Tensor, layer: int, r
 
 
 def rows_of(places: Sequence[Place], spare: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a step's rows, spare ones too: first cell [R], position of the new token [R], which cells it sees [R, S]."""
+    """Of a step's rows, spare ones too: first cell [R], column of the new token behind it [R], what it sees [R, S]."""
     starts_R = torch.tensor([place.start for place in places] + [0] * spare, device=device)
-    positions_R = torch.tensor([place.length for place in places] + [0] * spare, device=device)
+    columns_R = torch.tensor([place.length for place in places] + [0] * spare, device=device)
     most = rounded(max(place.length for place in places) + 1)
-    return starts_R, positions_R, torch.arange(most, device=device) <= positions_R[:, None]
+    return starts_R, columns_R, torch.arange(most, device=device) <= columns_R[:, None]
 
 
 def rounded(length: int) -> int:
