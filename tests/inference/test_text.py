@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +25,7 @@ def plain(text: str, stops: list[str]) -> tuple[str, bool]:
 def test_the_definition_however_tokens_cut_the_bytes(text: str, stops: list[str], cuts: list[int]) -> None:
     raw = text.encode()
     edges = sorted({0, len(raw), *(cut for cut in cuts if cut < len(raw))})
-    pieces = [raw[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [raw[a:b] for a, b in pairwise(edges)]
     answer = AnswerText(pieces, stops, keep_tokens=True)
     given_: list[str] = []
     tokens = []
