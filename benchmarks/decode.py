@@ -261,8 +261,6 @@ def main() -> None:
         cells[f"transformers, {setting}"] = Theirs(theirs, prompt, new, setting), rows
     cells["xmodel"] = Ours(prepare(our_model(config, weights, dtype, device)), prompt, new), many
     if device == "cpu":
-        plain = our_model(config, weights, dtype, device)
-        cells["xmodel, PyTorch's products"] = Ours(plain, prompt, new), many
         cells["xmodel, int8"] = Ours(prepare(our_model(config, weights, dtype, device), "int8"), prompt, new), many
     load = round(os.getloadavg()[0], 1)
     versions = {name: version(name) for name in ("torch", "transformers", "numba")} | {
