@@ -119,7 +119,7 @@ class Theirs:
         if setting == "compiled":
             from transformers import CompileConfig
 
-            compile_config = CompileConfig(
+            compile_config: Any = CompileConfig(
                 fullgraph=False, mode="default" if model.device.type == "cpu" else "reduce-overhead"
             )
             compile_config._compile_all_devices = True  # transformers compiles on accelerators only, unless told so

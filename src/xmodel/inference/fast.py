@@ -111,8 +111,9 @@ class Decoder:
                 module.weight = weight
             place = weight.integers_OI.data_ptr(), weight.scales_O.data_ptr()
         else:
-            module.weight.data = weight = module.weight.data.to(self.dtype).contiguous()
-            place = weight.data_ptr(), 0
+            dense = module.weight.data.to(self.dtype).contiguous()
+            module.weight.data = weight = dense
+            place = dense.data_ptr(), 0
         self.kept.append(weight)
         return place
 
