@@ -119,7 +119,7 @@ class Theirs:
         if setting == "compiled":
             from transformers import CompileConfig
 
-            compile_config = CompileConfig(
+            compile_config: Any = CompileConfig(
                 fullgraph=False, mode="default" if model.device.type == "cpu" else "reduce-overhead"
             )
             compile_config._compile_all_devices = True  # transformers compiles on accelerators only, unless told so
@@ -261,8 +261,6 @@ def main() -> None:
         cells[f"transformers, {setting}"] = Theirs(theirs, prompt, new, setting), rows
     cells["xmodel"] = Ours(prepare(our_model(config, weights, dtype, device)), prompt, new), many
     if device == "cpu":
-        plain = our_model(config, weights, dtype, device)
-        cells["xmodel, PyTorch's products"] = Ours(plain, prompt, new), many
         cells["xmodel, int8"] = Ours(prepare(our_model(config, weights, dtype, device), "int8"), prompt, new), many
     load = round(os.getloadavg()[0], 1)
     versions = {name: version(name) for name in ("torch", "transformers", "numba")} | {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from xmodel.errors import UserError
 from xmodel.inference import cpu_decode, fast
 from xmodel.inference.batch import Batch, Row
 from xmodel.inference.fast import Int8Weight, prepare
-from xmodel.model.cache import Layout
+from xmodel.model.cache import Layout, Shared
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Model
 
@@ -28,7 +30,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def make(dtype: torch.dtype = torch.float32, **shape) -> Transformer:
     """A random model whose parameters are numbers of bfloat16, so that models of both dtypes are the same model."""
-    sizes = {"layers": 2, "heads": 4, "kv_heads": 2, "hidden": 32, "ffn": 48, "vocab_size": 101} | shape
+    sizes: dict[str, Any] = {"layers": 2, "heads": 4, "kv_heads": 2, "hidden": 32, "ffn": 48, "vocab_size": 101} | shape
     model = Transformer(Model(**sizes, context_length=192, position_table=192, init_std=0.15))
     model.init_weights(0)
     with torch.no_grad():
@@ -172,6 +174,19 @@ def test_a_mask_with_holes_is_respected() -> None:
 
 
 @torch.no_grad()
+def test_a_shared_beginning_is_left_to_pytorch() -> None:
+    found = []
+    for model in (make(), prepare(make())):
+        stem, cache = model.new_cache(1, 8), model.new_cache(1, 8)
+        model.hidden(torch.arange(5)[None], stem)
+        layout = Layout(
+            torch.tensor([[5]]), torch.ones(1, 1, 1, 1).bool(), torch.tensor([[0]]), shared=[Shared(stem, 5)]
+        )
+        found.append(model.hidden(torch.tensor([[7]]), cache, layout))
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
 def test_rows_beyond_the_cache_are_refused() -> None:
     model = prepare(make())
     cache = model.new_cache(1, 8)
@@ -187,7 +202,7 @@ def test_rows_beyond_the_cache_are_refused() -> None:
 
 def test_int8_is_near_and_frees_the_weights() -> None:
     texts = some_texts(4)
-    shape = {"hidden": 128, "ffn": 256, "heads": 4}
+    shape: dict[str, Any] = {"hidden": 128, "ffn": 256, "heads": 4}
     exact = torch.stack([v for row in run(make(**shape), texts, 6) for v in row])
     model = prepare(make(**shape), "int8")
     found = torch.stack([v for row in run(model, texts, 6) for v in row])

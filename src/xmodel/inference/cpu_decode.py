@@ -13,6 +13,8 @@ Legend of the shape suffixes: N rows, D hidden width, H query heads, K key/value
 of the SwiGLU, O outputs of a product, L layers, S cached and new tokens, V vocabulary. Addresses are int64.
 """
 
+# pyright: reportCallIssue=false, reportPrivateImportUsage=false
+# numba gives an intrinsic its first argument by itself.
 from __future__ import annotations
 
 import math
@@ -46,7 +48,7 @@ _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 def _fetch_add(typing: Any, counters: Any, index: Any, value: Any) -> Any:
     """Add to counters[index], whatever other threads do; what it was."""
 
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         return builder.atomic_rmw("add", builder.gep(data, [arguments[1]]), arguments[2], "acq_rel")
 
@@ -57,7 +59,7 @@ def _fetch_add(typing: Any, counters: Any, index: Any, value: Any) -> Any:
 def _load_acquire(typing: Any, counters: Any, index: Any) -> Any:
     """counters[index], and with it all that the threads wrote before they counted."""
 
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         return builder.load_atomic(builder.gep(data, [arguments[1]]), "acquire", 8)
 
@@ -66,7 +68,7 @@ def _load_acquire(typing: Any, counters: Any, index: Any) -> Any:
 
 @intrinsic
 def _pointer(typing: Any, address: Any) -> Any:
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
 
     return types.voidptr(types.int64), code

@@ -26,6 +26,7 @@ MIXED = 4  # rows of weights in a sum of values, when there are several
 LANES = 16
 LINE = 64  # bytes that memory delivers at once
 
+Builder = Value = Any  # llvmlite says nothing of its types
 I8, I16, I32, I64, F32 = (*(ir.IntType(bits) for bits in (8, 16, 32, 64)), ir.FloatType())
 FLOATS, WORDS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
 SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -37,16 +38,16 @@ def _splat(value: int) -> ir.Constant:
     return ir.Constant(WORDS, [value] * LANES)
 
 
-def _halves(builder: ir.IRBuilder, pairs: ir.Value) -> list[ir.Value]:
+def _halves(builder: Builder, pairs: Value) -> list[Value]:
     """Pairs of bfloat16 as two vectors of float32."""
     low, high = builder.shl(pairs, _splat(16)), builder.and_(pairs, _splat(0xFFFF0000))
     return [builder.bitcast(low, FLOATS), builder.bitcast(high, FLOATS)]
 
 
-def _read(builder: ir.IRBuilder, address: ir.Value, kind: str, pairs: bool) -> list[ir.Value]:
+def _read(builder: Builder, address: Value, kind: str, pairs: bool) -> list[Value]:
     """The next 16 or 32 numbers as factors: one vector of bfloat16 pairs, or vectors of float32."""
 
-    def load(vector: ir.VectorType) -> ir.Value:
+    def load(vector: ir.VectorType) -> Value:
         return builder.load(builder.inttoptr(address, vector.as_pointer()), align=1)
 
     if kind == "float32":
@@ -65,7 +66,7 @@ def _read(builder: ir.IRBuilder, address: ir.Value, kind: str, pairs: bool) -> l
     return [builder.or_(builder.lshr(builder.bitcast(low, WORDS), _splat(16)), builder.bitcast(high, WORDS))]
 
 
-def _add_product(builder: ir.IRBuilder, total: ir.Value, left: ir.Value, right: ir.Value) -> ir.Value:
+def _add_product(builder: Builder, total: Value, left: Value, right: Value) -> Value:
     if left.type == WORDS:
         signature = ir.FunctionType(FLOATS, [FLOATS, WORDS, WORDS])
         asm = ir.InlineAsm(signature, "vdpbf16ps $3, $2, $0", "=v,0,v,v", side_effect=False)
@@ -75,7 +76,7 @@ def _add_product(builder: ir.IRBuilder, total: ir.Value, left: ir.Value, right: 
     return builder.call(function, [left, right, total])
 
 
-def _sum(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
+def _sum(builder: Builder, vector: Value) -> Value:
     width = LANES
     while width > 1:
         width //= 2
@@ -87,10 +88,10 @@ def _sum(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
     return builder.extract_element(vector, ir.Constant(I32, 0))
 
 
-def _function(name: str, arguments: int, body: Callable[[ir.IRBuilder], None]) -> Callable[..., Any]:
+def _function(name: str, arguments: int, body: Callable[[Builder], None]) -> Callable[..., Any]:
     """What numba can call: an LLVM function of int64 arguments without a result."""
 
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+    def code(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
         kind = ir.FunctionType(ir.VoidType(), [I64] * arguments)
         function = cgutils.get_or_insert_function(builder.module, kind, f"xmodel_{name}")
         if function.is_declaration:
@@ -119,7 +120,7 @@ def make_tile(weight: str, vector: str, rows: int) -> Callable[..., Any]:
     pairs = vector == "bfloat16"
     width = 2 * LANES if pairs else LANES
 
-    def body(builder: ir.IRBuilder) -> None:
+    def body(builder: Builder) -> None:
         weights, outputs, x, vectors, size, result = builder.function.args
         bytes_w = builder.mul(size, _number(SIZES[weight]))
         bytes_x = builder.mul(size, _number(SIZES[vector]))
@@ -127,7 +128,7 @@ def make_tile(weight: str, vector: str, rows: int) -> Callable[..., Any]:
         starts_x = _starts(builder, x, bytes_x, rows, vectors)
         sums = [[_zeros(builder) for _ in range(OUTPUTS)] for _ in range(rows)]
 
-        def step(places_w: list[ir.Value], places_x: list[ir.Value]) -> None:
+        def step(places_w: list[Value], places_x: list[Value]) -> None:
             factors_w = [_read(builder, place, weight, pairs) for place in places_w]
             for place, sums_O in zip(places_x, sums, strict=True):
                 factors_x = _read(builder, place, vector, pairs)
@@ -155,7 +156,7 @@ def make_tile(weight: str, vector: str, rows: int) -> Callable[..., Any]:
         rest = builder.sub(size, done)
         with builder.if_then(builder.icmp_signed(">", rest, _number(0)), likely=False):
 
-            def padded(start: ir.Value, kind: str) -> ir.Value:
+            def padded(start: Value, kind: str) -> Value:
                 """The rest of a row, copied to where zeros follow it."""
                 room = ir.ArrayType(I8, SIZES[kind] * width)
                 place = cgutils.alloca_once(builder, room)
@@ -184,7 +185,7 @@ def make_mix(kind: str, rows: int) -> Callable[..., Any]:
         result: address of float32 [rows, width].
     """
 
-    def body(builder: ir.IRBuilder) -> None:
+    def body(builder: Builder) -> None:
         values, length, width, weights, stride, result = builder.function.args
         sums = [_zeros(builder) for _ in range(rows)]
         row_bytes = builder.mul(width, _number(SIZES[kind]))
@@ -209,7 +210,7 @@ def make_mix(kind: str, rows: int) -> Callable[..., Any]:
     return _function(f"mix_{kind}_{rows}", 6, body)
 
 
-def _starts(builder: ir.IRBuilder, first: ir.Value, row_bytes: ir.Value, count: int, there: ir.Value) -> list[ir.Value]:
+def _starts(builder: Builder, first: Value, row_bytes: Value, count: int, there: Value) -> list[Value]:
     """Addresses of `count` rows, of which `there` exist."""
     last = builder.sub(there, _number(1))
     indices = [builder.select(builder.icmp_signed("<", _number(i), last), _number(i), last) for i in range(count)]
@@ -220,12 +221,12 @@ def _number(value: int) -> ir.Constant:
     return ir.Constant(I64, value)
 
 
-def _zeros(builder: ir.IRBuilder) -> ir.Value:
+def _zeros(builder: Builder) -> Value:
     """A place for 16 sums; LLVM makes a register of it."""
     return cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [0.0] * LANES))
 
 
-def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+def _prefetch(builder: Builder, address: Value) -> None:
     pointer = builder.inttoptr(address, I8.as_pointer())
     signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")

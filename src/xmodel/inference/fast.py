@@ -20,7 +20,7 @@ from torch import Tensor
 from xmodel.errors import UserError
 from xmodel.model.cache import KVCache, Layout
 from xmodel.model.cells import Rows
-from xmodel.model.transformer import Transformer, Weight
+from xmodel.model.transformer import Transformer
 
 WEIGHTS = ("auto", "int8")
 HEAD_ROWS = 256  # more at once are not decoding
@@ -30,8 +30,10 @@ def prepare(model: Any, weights: str = "auto") -> Any:
     """Make a model's decoding steps fast; the same model comes back.
 
     Steps of one token in every row, without gradients and with a cache, then run in kernels of our own on a CPU, for
-    any number of rows. What is computed for a row has the same bits whatever other rows there are. Everything else (a
-    prompt, scoring, training) is left to PyTorch. On a GPU, and for models of other families, nothing changes.
+    any number of rows, and so does the output head for up to HEAD_ROWS rows. What is computed for a row has the same
+    bits whatever other rows there are. Everything else (a prompt, training, steps whose rows share a beginning) is left
+    to PyTorch. On a GPU, and for models of other families, nothing changes. Parameters become tensors of the dtype that
+    the model computes in.
 
     Args:
         weights: "auto": as they are. "int8": the blocks' weights and the output head as 8-bit integers with one scale
@@ -63,7 +65,8 @@ class Int8Weight:
 
     def __init__(self, weight_OI: Tensor) -> None:
         values_OI = weight_OI.float()
-        self.scales_O = values_OI.abs().amax(1).clamp_min(1e-30) / 127
+        scales_O = values_OI.abs().amax(1).clamp_min(1e-30) / 127
+        self.scales_O = scales_O.bfloat16().float()  # the same number in both dtypes
         self.integers_OI = (values_OI / self.scales_O[:, None]).round_().to(torch.int8)
         self.shape = self.integers_OI.shape
 
@@ -83,7 +86,7 @@ class Decoder:
         self.wide = self.dtype == torch.float32
         self.kind = kernels.INT8 if int8 else kernels.FLOAT32 if self.wide else kernels.BFLOAT16
         self.kept: list[Tensor | Int8Weight] = []  # what the tables point to
-        blocks = list(model.model.layers)
+        blocks: list[Any] = list(model.model.layers)
         rows = []
         for block in blocks:
             a, m = block.self_attn, block.mlp
@@ -94,25 +97,24 @@ class Decoder:
         self.head_place = self._place(model.model.embed_tokens if tied else model.lm_head, keep=tied)
         norms = [[block.input_layernorm, block.post_attention_layernorm] for block in blocks]
         qk_norms = [[block.self_attn.q_norm, block.self_attn.k_norm] if config.qk_norm else [] for block in blocks]
-        self.norms_L2D, self.qk_norms_LXC = (
-            _numbers(norms, config.hidden),
-            _numbers(qk_norms, (config.hidden // config.heads)),
-        )
+        self.norms_L2D = _numbers(norms, config.hidden)
+        self.qk_norms_LXC = _numbers(qk_norms, config.hidden // config.heads)
         self.final_D = _numbers([[model.model.norm]], config.hidden)[0, 0]
         self.rotary_2PC = model.rotary.numpy()
 
-    def _place(self, module: Weight, keep: bool = False) -> tuple[int, int]:
+    def _place(self, module: Any, keep: bool = False) -> tuple[int, int]:
         """Make of a module's weight what the kernels read; the addresses of that and of its scales."""
         weight: Tensor | Int8Weight
         if self.kind == self.kernels.INT8:
             weight = Int8Weight(module.weight.detach())
             if not keep:
                 del module.weight
-                module.weight = weight  # pyright: ignore[reportAttributeAccessIssue]
+                module.weight = weight
             place = weight.integers_OI.data_ptr(), weight.scales_O.data_ptr()
         else:
-            module.weight.data = weight = module.weight.data.to(self.dtype).contiguous()
-            place = weight.data_ptr(), 0
+            dense = module.weight.data.to(self.dtype).contiguous()
+            module.weight.data = weight = dense
+            place = dense.data_ptr(), 0
         self.kept.append(weight)
         return place
 
@@ -120,7 +122,7 @@ class Decoder:
         """As `Transformer.hidden`, for one token in every row; None for what is not a decoding step."""
         if tokens_BT.shape[1] != 1 or cache is None or torch.is_grad_enabled():
             return None
-        if layout is not None and (layout.spans or layout.shared):
+        if layout is not None and (layout.seen_B1TS is None or layout.spans or layout.shared):
             return None
         config, rows = self.model.config, len(tokens_BT)
         if isinstance(cache, Rows):
@@ -134,7 +136,7 @@ class Decoder:
             columns_N = np.full(rows, cache.length)
         else:
             columns_N = layout.columns_BT[:, 0].numpy()
-        if layout is None:
+        if layout is None or layout.seen_B1TS is None:
             length, positions_N, seen_NS = cache.length + 1, columns_N, np.empty((1, 0), np.uint8)
         else:
             length, positions_N = layout.seen_B1TS.shape[-1], layout.positions_BT[:, 0].numpy()
@@ -175,12 +177,9 @@ class Decoder:
     def _run(self, kernel: Callable[..., None], phases: int, *arguments: Any) -> None:
         """Call a kernel in as many threads as PyTorch has; it returns when the work is done, whoever did it."""
         counters = np.zeros(phases * self.kernels.STRIDE, np.int64)
-        for _ in range(self.helpers()):
+        for _ in range(torch.get_num_threads() - 1):
             _pool(os.getpid()).submit(kernel, counters, self.kind, self.wide, *arguments)
         kernel(counters, self.kind, self.wide, *arguments)
-
-    def helpers(self) -> int:
-        return torch.get_num_threads() - 1
 
 
 @lru_cache(1)
@@ -189,7 +188,7 @@ def _pool(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
 
 
-def _numbers(modules: list[list[Weight]], size: int) -> np.ndarray:
+def _numbers(modules: list[list[Any]], size: int) -> np.ndarray:
     """The vectors of some modules as float32 [L, X, size]."""
     vectors = [[module.weight.detach().float().numpy() for module in row] for row in modules]
     return np.array(vectors, np.float32).reshape(len(modules), -1, size)
