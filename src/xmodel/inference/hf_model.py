@@ -73,6 +73,7 @@ class HfModel(torch.nn.Module):
             return self._states(input_ids=tokens_BT, use_cache=False)
         past = cache.length if cache is not None else 0
         layout = layout or _behind(past, tokens_BT)
+        assert layout.seen_B1TS is not None  # packed rows are only for a `Transformer`
         bias_B1TS = torch.zeros(layout.seen_B1TS.shape, dtype=self.compute_dtype, device=self.device)
         bias_B1TS.masked_fill_(~layout.seen_B1TS, torch.finfo(self.compute_dtype).min)
         arguments = {"input_ids": tokens_BT, "position_ids": layout.positions_BT, "attention_mask": bias_B1TS}

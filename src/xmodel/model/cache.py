@@ -79,8 +79,8 @@ class KVCache:
 
     def append(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor, layout: Layout | None = None) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of one layer; return all that may be seen as views, [B, K, S, C]."""
-        masked = layout is not None and layout.seen_B1TS is not None
-        end = layout.seen_B1TS.shape[-1] if masked else self.length + k_BKTC.shape[2]
+        seen_B1TS = layout.seen_B1TS if layout is not None else None
+        end = self.length + k_BKTC.shape[2] if seen_B1TS is None else seen_B1TS.shape[-1]
         keys_BKSC, values_BKSC = self.keys_LBKSC[layer, :, :, :end], self.values_LBKSC[layer, :, :, :end]
         if layout is not None and layout.columns_BT is not None:
             index_BKTC = layout.columns_BT[:, None, :, None].expand_as(k_BKTC)

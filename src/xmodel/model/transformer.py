@@ -120,6 +120,7 @@ class Attention(nn.Module):
         if layout is not None and (layout.spans or layout.shared):
             out_BHTC = cascade_attention(q_BHTC, k_BKSC, v_BKSC, layer, layout)
         elif layout is not None:
+            assert layout.seen_B1TS is not None
             out_BHTC = masked_attention(q_BHTC, k_BKSC, v_BKSC, layout.seen_B1TS)
         elif documents is None:
             out_BHTC = causal_attention(q_BHTC, k_BKSC, v_BKSC, kernel=compute.attention)
