@@ -1,28 +1,30 @@
-"""Texts that are being continued together: each has a row of one key/value cache, and its own place in its text.
+"""Texts that are being continued together: each has cells of one key/value cache, and its own place in its text.
 
 A prompt goes through the model alone, in chunks that begin at multiples of `CHUNK`, so that its keys and values depend
 on nothing but itself. In a decoding step every row takes one token, at its own position.
 
-Matrix products give a row the same bits for any number of rows from `LEAST` on, and attention for any number of masked
-keys as long as the number of keys is a multiple of `SPAN`: decoding steps keep to both.
+What a step gives a row does not depend on the other rows, to the bit, where two things hold, and steps keep to both:
+matrix products give a row the same bits for any number of rows from `LEAST` on, and attention for any number of masked
+keys that makes a multiple of `SPAN`. Both were found true for float32 on CPUs; docs/generate.md says more.
 
-Legend of the shape suffixes: R rows that are going on, T tokens, S cached tokens, D hidden width, V vocabulary.
+Legend of the shape suffixes: R rows that are going on, B rows of a batch of prompts, T tokens, D hidden width,
+V vocabulary.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from xmodel.model.cache import Layout, Shared
+from xmodel.model.cache import Shared
+from xmodel.model.cells import SPAN, Place, rounded
 
 CHUNK = 256  # tokens of a prompt that go through the model at once
 LEAST = 4
-SPAN = 64
 
 
 class Row:
@@ -30,8 +32,9 @@ class Row:
 
     Attributes:
         length: tokens of it that are cached.
-        stem, behind: the first `behind` of them stand in the only row of the cache `stem`, not in the text's own row.
+        stem, behind: the first `behind` of them stand in the only row of the cache `stem`, not in the text's own cells.
         last: the newest token, which the cache does not hold yet.
+        start, capacity: its cells, once a batch has taken it.
     """
 
     def __init__(self, prompt: Sequence[int], room: int) -> None:
@@ -39,91 +42,120 @@ class Row:
         self.length, self.last = 0, -1
         self.stem: Any = None
         self.behind = 0
-        self.own: Any = None  # the cache of a prompt that is not finished
+        self.start, self.capacity = -1, 0
+
+    @property
+    def place(self) -> Place:
+        """Where its keys and values are."""
+        return Place(self.start, self.capacity, self.length - self.behind)
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 class Batch(Generic[AnyRow]):
-    """Rows of one cache. Everything runs without gradients; one thread at a time.
+    """Rows of one cache, for one thread at a time.
 
     Texts with a common beginning may leave it in a cache of its own (`Row.stem`); every step then reads it once for all
     of them.
+
+    Attributes:
+        held: rows that have cells, in the order of these.
+        going: those of them whose prompt is done.
     """
 
-    def __init__(self, model: Any, rows: int, capacity: int) -> None:
-        """Room for `rows` texts of at most `capacity` tokens each, answers included."""
-        self.model, self.rows = model, rows
-        self.capacity = -(-capacity // SPAN) * SPAN
-        self.cache = model.new_cache(max(rows, LEAST), self.capacity)
-        self.going: list[AnyRow] = []  # row i of the cache belongs to going[i]
+    def __init__(self, model: Any, rows: int, capacity: int, cells: int | None = None) -> None:
+        """Room for texts of at most `capacity` tokens each, answers included.
+
+        Args:
+            rows: so many at once; with `cells` as many as these hold.
+            cells: tokens of all rows; each text gets what it needs, in one of few sizes. None: each gets `capacity`.
+        """
+        self.model, self.sized = model, cells is not None
+        self.capacity = rounded(capacity)
+        self.total = rows * self.capacity if cells is None else max(rounded(cells), self.capacity)
+        self.cells = model.new_cells(self.total)
+        # Steps that `fast.prepare` made ours give a row the same bits in any company, alone too.
+        self.least = LEAST if getattr(model, "decoder", None) is None else 1
+        self.held: list[AnyRow] = []
+
+    @property
+    def going(self) -> list[AnyRow]:
+        return [row for row in self.held if row.length >= len(row.prompt)]
+
+    def take(self, row: AnyRow) -> bool:
+        """Give a row cells, the first that are free; False when there are none."""
+        row.capacity = min(size_for(len(row.prompt) + row.room), self.capacity) if self.sized else self.capacity
+        start = 0
+        for place, other in enumerate([*self.held, None]):
+            if (other.start if other else self.total) - start >= row.capacity:
+                row.start = start
+                self.held.insert(place, row)
+                return True
+            start = other.start + other.capacity if other else 0
+        return False
 
     @torch.no_grad()
     def prefill(self, row: AnyRow) -> Tensor | None:
-        """Run the next chunk of a prompt; with the last one, give the row its place and return the logits, [V]."""
-        model, start = self.model, row.length
-        ids = list(row.prompt[start : start + CHUNK])
-        if row.own is None:
-            row.own = model.new_cache(1, len(row.prompt))
-        hidden_BTD = model.hidden(torch.tensor([ids], device=model.device), row.own)
+        """Run the next chunk of a prompt; with the last one, the logits [V] of what follows it."""
+        model = self.model
+        if row.start < 0 and not self.take(row):
+            raise ValueError("no cells are free")
+        ids = list(row.prompt[row.length : row.length + CHUNK])
+        hidden_BTD = model.hidden(torch.tensor([ids], device=model.device), self.cells.text(row.place))
         row.length += len(ids)
-        if row.length < len(row.prompt):
-            return None
-        self.join([row], row.own)
-        row.own = None
-        return model.head(hidden_BTD[0, -1:])[0]
+        return model.head(hidden_BTD[0, -1:])[0] if row.length == len(row.prompt) else None
 
-    def join(self, rows: Sequence[AnyRow], own: Any) -> None:
-        """Take texts in whose keys and values are the rows of another cache."""
-        others_N = torch.arange(len(rows), device=self.cache.device)
-        self.cache.copy_rows(len(self.going) + others_N, own, others_N, own.length)
-        self.going += rows
-
-    def join_packed(self, rows: Sequence[AnyRow], own: Any, cuts: Sequence[int]) -> None:
-        """Take texts in that stand one behind the other in the only row of another cache, cut where `cuts` says."""
-        for row, (first, last) in zip(rows, pairwise(cuts), strict=True):
-            self.cache.copy_columns(len(self.going), own, first, last)
-            self.going.append(row)
+    def join(self, row: AnyRow, own: Any, number: int, first: int, last: int) -> None:
+        """Take a text in that stands in first..last of a row of another cache."""
+        if row.start < 0 and not self.take(row):
+            raise ValueError("no cells are free")
+        self.cells.text(row.place).copy_columns(0, own, number, first, last)
 
     @torch.no_grad()
     def step(self) -> Tensor:
-        """Run the newest token of every row; the logits [R, V] of what follows it."""
-        device, count = self.model.device, len(self.going)
-        spare = max(0, LEAST - count)  # rows that nobody has: their results are not looked at
-        ends = [row.length - row.behind for row in self.going]
-        ends_R = torch.tensor(ends + [0] * spare, device=device)
-        positions_R = torch.tensor([row.length for row in self.going] + [0] * spare, device=device)
-        tokens_RT = torch.tensor([[row.last] for row in self.going] + [[0]] * spare, device=device)
-        length = -(-(max(ends) + 1) // SPAN) * SPAN
-        seen_RS = torch.arange(length, device=device) <= ends_R[:, None]
-        layout = Layout(positions_R[:, None], seen_RS[:, None, None], ends_R[:, None], shared=self._shared())
-        hidden_RTD = self.model.hidden(tokens_RT, self.cache.first_rows(count + spare), layout)
-        for row in self.going:
+        """Run the newest token of every row that is going; the logits [R, V] of what follows them."""
+        going = self.going
+        spare = max(0, self.least - len(going))  # rows that nobody has: their results are not looked at
+        tokens = [row.last for row in going] + [0] * spare
+        positions = [row.length for row in going] + [0] * spare
+        rows, layout = self.cells.step(tokens, positions, [row.place for row in going], self._shared(going))
+        tokens_RT = torch.tensor(tokens, device=self.model.device)[:, None]
+        hidden_RTD = self.model.hidden(tokens_RT, rows, layout)
+        for row in going:
             row.length += 1
-        return self.model.head(hidden_RTD[:, -1])[:count]
+        return self.model.head(hidden_RTD[:, -1])[: len(going)]
 
-    def _shared(self) -> list[Shared]:
+    def _shared(self, going: Sequence[AnyRow]) -> list[Shared]:
         """The common beginnings of the rows, and which rows have each."""
         places: dict[int, list[int]] = {}
-        for place, row in enumerate(self.going):
+        for place, row in enumerate(going):
             if row.stem is not None:
                 places.setdefault(id(row.stem), []).append(place)
-        found = []
-        for rows in places.values():
-            first = self.going[rows[0]]
-            found.append(Shared(first.stem, first.behind, torch.tensor(rows, device=self.cache.device)))
-        return found
+        device = self.model.device
+        return [
+            Shared(going[rows[0]].stem, going[rows[0]].behind, torch.tensor(rows, device=device))
+            for rows in places.values()
+        ]
 
     def remove(self, row: AnyRow) -> None:
-        """Free a row; the last row moves to its place, so that those going on stay the first rows of the cache."""
-        if row not in self.going:
-            row.own = None
+        """Free a row's cells; the last row of its capacity moves there, so that rows stay side by side."""
+        place = next((place for place, other in enumerate(self.held) if other is row), None)
+        if place is None:
             return
-        place, last = self.going.index(row), len(self.going) - 1
-        if place != last:
-            here, there = (torch.tensor([number], device=self.cache.device) for number in (place, last))
-            moved = self.going[last]
-            self.cache.copy_rows(here, self.cache, there, moved.length - moved.behind)
-            self.going[place] = moved
-        self.going.pop()
+        later = [number for number in range(place + 1, len(self.held)) if self.held[number].capacity == row.capacity]
+        if later:
+            mover = self.held.pop(later[-1])
+            self.cells.move(mover.place, row.start)
+            mover.start = row.start
+            self.held[place] = mover
+        else:
+            del self.held[place]
+
+
+SIZES = [SPAN, *sorted(SPAN * size << doubled for doubled in range(40) for size in (2, 3))]
+
+
+def size_for(length: int) -> int:
+    """The cells that a text of at most `length` tokens gets: one of few sizes, so that rows of one size meet."""
+    return SIZES[bisect.bisect_left(SIZES, length)]

@@ -25,6 +25,7 @@ from xmodel.inference.subjects import Subject
 from xmodel.inference.templates import end_ids
 from xmodel.inference.text import AnswerText, Token
 
+CELLS = 131_072
 FINISHES: tuple[str, ...] = ("stop", "length", "cancelled", "error")
 
 
@@ -87,7 +88,8 @@ class Engine:
         Args:
             rows: requests that are answered at the same time, at most.
             queue: requests that may wait for a row.
-            cells: tokens that the cache holds: of all rows, prompts and answers. None: what `rows` full contexts need.
+            cells: tokens that the cache holds: of all rows, prompts and answers. None: what `rows` full contexts need,
+                but no more than 131,072.
 
         Raises:
             UserError: a number below 1, or cells that do not hold one context.
@@ -103,7 +105,7 @@ class Engine:
             )
         self.rows, self.queue = rows, queue
         self._pieces, self._ends = subject.tokenizer.pieces, end_ids(subject)
-        self._batch = Batch(self.model, rows, self.context)
+        self._batch: Batch[Ticket] = Batch(self.model, rows, self.context, cells or min(rows * self.context, CELLS))
         self._changed = threading.Condition()
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []  # in the order of their arrival; those at the end may still be in their prompt
@@ -218,7 +220,7 @@ class Engine:
                 gone = [ticket for ticket in self._waiting if ticket.cancelled]
                 if gone:
                     self._waiting = deque(ticket for ticket in self._waiting if not ticket.cancelled)
-                while self._waiting and len(self._running) < self.rows:
+                while self._waiting and len(self._running) < self.rows and self._batch.take(self._waiting[0]):
                     self._running.append(self._waiting.popleft())
             for ticket in gone:
                 self._end(ticket, "cancelled")
@@ -235,7 +237,7 @@ class Engine:
             while left > 0 and ticket.length < len(ticket.prompt) and ticket.finish is None:
                 left -= min(CHUNK, len(ticket.prompt) - ticket.length)
                 self._prefill(ticket)
-        going: list[Any] = list(self._batch.going)
+        going = self._batch.going
         if going:
             try:
                 logits_RV = self._batch.step()

@@ -47,7 +47,7 @@ def generate(
 
 
 def _generate(model: Any, row: Row, sampler: Sampler, stop_ids: frozenset[int]) -> Iterator[int]:
-    batch = Batch(model, 1, len(row.prompt) + row.room)
+    batch: Batch[Row] = Batch(model, 1, len(row.prompt) + row.room)
     logits_V = batch.prefill(row)
     while logits_V is None:
         logits_V = batch.prefill(row)

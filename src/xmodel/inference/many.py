@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,12 +102,12 @@ def generate_many(
     ]
     waiting = _Waiting(model, rows, costs)
     limit_rows = max(1, min(len(prompts), costs.rows, (budget or costs.cells) // waiting.capacity))
-    batch = Batch(model, limit_rows, waiting.capacity)
-    while batch.going or waiting.left:
-        if waiting.left and len(batch.going) < limit_rows:
-            stepped, logits_RV = waiting.take(limit_rows - len(batch.going), batch)
+    batch: Batch[_Row] = Batch(model, limit_rows, waiting.capacity)
+    while batch.held or waiting.left:
+        if waiting.left and len(batch.held) < limit_rows:
+            stepped, logits_RV = waiting.take(limit_rows - len(batch.held), batch)
         else:
-            stepped, logits_RV = list(batch.going), batch.step()
+            stepped, logits_RV = batch.going, batch.step()
         for row, choice in zip(stepped, pick(logits_RV, [row.sampler for row in stepped]), strict=True):
             if isinstance(choice, Exception):
                 raise choice
@@ -199,7 +200,8 @@ class _Waiting:
         shared = [Shared(stem, start)] if start else []
         layout = Layout(torch.from_numpy(laid.positions_BT).to(device), spans=spans, shared=shared)
         hidden_BTD = self.model.hidden(torch.from_numpy(laid.tokens_BT).to(device), own, layout)
-        batch.join_packed(rows, own, [0, *(span.last for span in spans)])
+        for row, (first, last) in zip(rows, pairwise([0, *(span.last for span in spans)]), strict=True):
+            batch.join(row, own, 0, first, last)
         return hidden_BTD[0, torch.tensor([span.last - 1 for span in spans], device=device)]
 
     def _padded(self, taken: list[Tree], rows: list[_Row], batch: Batch[_Row]) -> Tensor:
@@ -210,7 +212,8 @@ class _Waiting:
         if start:
             own.fill(stem, start)
         hidden_BTD = self.model.hidden(torch.from_numpy(laid.tokens_BT).to(device), own)
-        batch.join(rows, own)
+        for number, row in enumerate(rows):
+            batch.join(row, own, number, 0, row.length)
         last_B = torch.tensor([tree.size - 1 for tree in taken], device=device)
         return hidden_BTD[torch.arange(count, device=device), last_B]
 

@@ -80,7 +80,7 @@ class KVCache:
     def append(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor, layout: Layout | None = None) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of one layer; return all that may be seen as views, [B, K, S, C]."""
         seen_B1TS = layout.seen_B1TS if layout is not None else None
-        end = self.length + k_BKTC.shape[2] if seen_B1TS is None else seen_B1TS.shape[-1]
+        end = seen_B1TS.shape[-1] if seen_B1TS is not None else self.length + k_BKTC.shape[2]
         keys_BKSC, values_BKSC = self.keys_LBKSC[layer, :, :, :end], self.values_LBKSC[layer, :, :, :end]
         if layout is not None and layout.columns_BT is not None:
             index_BKTC = layout.columns_BT[:, None, :, None].expand_as(k_BKTC)
@@ -113,7 +113,7 @@ class KVCache:
         self.keys_LBKSC[:, rows_N, :, :length] = other.keys_LBKSC[:, others_N, :, :length]
         self.values_LBKSC[:, rows_N, :, :length] = other.values_LBKSC[:, others_N, :, :length]
 
-    def copy_columns(self, row: int, other: KVCache, first: int, last: int) -> None:
-        """Put the keys and values first..last of the only row of another cache at the beginning of a row."""
-        self.keys_LBKSC[:, row, :, : last - first] = other.keys_LBKSC[:, 0, :, first:last]
-        self.values_LBKSC[:, row, :, : last - first] = other.values_LBKSC[:, 0, :, first:last]
+    def copy_columns(self, row: int, other: KVCache, number: int, first: int, last: int) -> None:
+        """Put the keys and values first..last of a row of another cache at the beginning of a row."""
+        self.keys_LBKSC[:, row, :, : last - first] = other.keys_LBKSC[:, number, :, first:last]
+        self.values_LBKSC[:, row, :, : last - first] = other.values_LBKSC[:, number, :, first:last]
