@@ -4,12 +4,16 @@
     python benchmarks/evaluate.py --benchmarks DIR --device cuda --dtype bf16 --shape reference
 
 Both sides get the same requests, built by the harness's own task objects from the rows in DIR (laid out as
-`xmodel evaluate layout` says), the same random weights (exported once, read by both), tokenizer, context length and
-threads. They take turns task by task, so that a busy moment of the machine falls on both; `--rounds` of them, and the
-ratio is the median over rounds of the ratio within a round. Time runs from the texts to the results, the tokenizing of
-both included; on a GPU it is wall clock, on a CPU processor time of all threads, which other work on the machine
-disturbs less. Random weights make no difference to speed, but for when generation stops: with them a stop
-text hardly ever comes up, and answers have `--room` tokens on both sides (256 is the harness's own bound).
+`xmodel evaluate layout` says), the same weights (exported once, read by both), tokenizer, context length and threads.
+They take turns task by task, so that a busy moment of the machine falls on both; `--rounds` of them, and the ratio is
+the median over rounds of the ratio within a round. Time runs from the texts to the results, the tokenizing of both
+included; on a GPU it is wall clock, on a CPU processor time of all threads, which other work on the machine disturbs
+less.
+
+The weights are random, which makes no difference to speed, but for when generation stops. Answers are therefore written
+by two models: one that ends its answers as a trained model does (stopping_model.py: lengths drawn from those of the
+reference answers of GSM8K, `--room` tokens at most, 256 as in the harness), and one that never does, the worst case for
+whoever stops rows one by one: all answers have half of the room.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stopping_model import make_it_stop
 
 from xmodel.console import table
 from xmodel.evaluate import requests_cache
@@ -41,6 +46,7 @@ from xmodel.model.checkpoint_io import save_model
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Model
 from xmodel.recipe.settings import Tokenizer as TokenizerSettings
+from xmodel.tokenizer.codec import Tokenizer
 from xmodel.tokenizer.train import train
 
 SHAPES = {  # layers, hidden, heads, kv_heads, ffn, vocabulary, context
@@ -49,15 +55,18 @@ SHAPES = {  # layers, hidden, heads, kv_heads, ffn, vocabulary, context
     "100m": (12, 640, 10, 2, 1_728, 16_384, 2_048),
     "reference": (24, 2_048, 32, 4, 5_632, 32_000, 4_096),
 }
-SUITES = {  # suite -> benchmarks, and the least ratio that the suite as a whole should reach
-    "mmlu, 5-shot": (("mmlu",), 4.0),
-    "gsm8k, 5-shot, generated": (("gsm8k",), 4.0),
-    "bbh, 3-shot, generated": (("bbh_cot_fewshot",), 4.0),  # as gsm8k, but the same examples before every question
-    "chinese, 0-shot": (("arc_zh", "xcopa_zh", "xnli_zh"), 3.0),
+SUITES = {  # suite -> benchmarks, the weights, and the least ratio that the suite as a whole should reach
+    "mmlu, 5-shot": (("mmlu",), "random", 4.0),
+    "gsm8k, 5-shot, generated": (("gsm8k",), "stopping", 4.0),
+    "bbh, 3-shot, generated": (("bbh_cot_fewshot",), "stopping", 4.0),  # the same examples before every question
+    "chinese, 0-shot": (("arc_zh", "xcopa_zh", "xnli_zh"), "random", 3.0),
     "commonsense, 0-shot": (
         ("arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa", "sciq", "winogrande"),
+        "random",
         1.5,
     ),
+    "gsm8k, endless answers": (("gsm8k",), "random", 1.0),
+    "bbh, endless answers": (("bbh_cot_fewshot",), "random", 1.0),
 }
 
 
@@ -68,11 +77,18 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32", choices=sorted(DTYPES))
     parser.add_argument("--shape", default="small", choices=sorted(SHAPES))
     parser.add_argument("--limit", type=int, default=32, help="rows of a benchmark; a group shares twice as many")
-    parser.add_argument("--room", type=int, default=256, help="new tokens of a generated answer at most")
+    parser.add_argument(
+        "--room",
+        type=int,
+        default=256,
+        help="new tokens of a generated answer at most, half of it where answers never end",
+    )
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--batch", default="16", help="batch sizes of the hf backend, with commas; its best one counts")
+    parser.add_argument(
+        "--batch", default="8,16,32", help="batch sizes of the hf backend, with commas; its best one counts"
+    )
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--suites", default="", help="only those whose name begins so")
+    parser.add_argument("--suites", default="", help="only those whose name begins so, with commas")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -95,22 +111,25 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     model = Transformer(shape)
     model.init_weights(0)
-    save_model(model, folder, dtype=DTYPES[arguments.dtype])
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    del model
+    save_model(model, folder, dtype=DTYPES[arguments.dtype])
     requests_cache.WORTH = sys.maxsize  # both sides encode in every round
-    subject = open_subject(str(folder), dtype=arguments.dtype, device=arguments.device)
-    backends = {size: open_hf(folder, size, arguments, context) for size in arguments.batch.split(",")}
-    ours = SubjectLM(subject)
+    wanted = {suite: facts for suite, facts in SUITES.items() if suite.startswith(tuple(arguments.suites.split(",")))}
     rows: list[dict[str, Any]] = []
     totals: list[dict[str, Any]] = []
-    for suite, (names, target) in SUITES.items():
-        if not suite.startswith(arguments.suites):
-            continue
+    opened, ours, backends = "", None, {}
+    for suite, (names, weights, target) in sorted(wanted.items(), key=lambda each: each[1][1]):
+        if weights != opened:
+            if weights == "stopping":
+                write_stopping(model, folder, arguments)
+            opened, ours, backends = weights, None, {}  # the old ones go first
+            ours = SubjectLM(open_subject(str(folder), dtype=arguments.dtype, device=arguments.device))
+            backends = open_hf(folder, arguments, context)
+        assert ours is not None
         sums = {side: [0.0] * arguments.rounds for side in ("ours", *backends)}
         print(f"{suite} ...", flush=True)
         for name in names:
-            requests = build(name, arguments)
+            requests = build(name, arguments, arguments.room if weights == "stopping" else arguments.room // 2)
             found = compare(ours, backends, requests, arguments)
             for side, seconds in found.pop("rounds").items():
                 sums[side] = [a + b for a, b in zip(sums[side], seconds, strict=True)]
@@ -148,17 +167,39 @@ def make_tokenizer(benchmarks: Path, folder: Path, vocabulary: int) -> None:
             print(f"{size} pieces are too many for these rows ({str(error).splitlines()[0]})", flush=True)
 
 
-def open_hf(folder: Path, size: str, arguments: argparse.Namespace, context: int) -> Any:
+def write_stopping(model: Transformer, folder: Path, arguments: argparse.Namespace) -> None:
+    """The same layers, with an embedding and a head that make answers as long as the reference answers of GSM8K."""
+    tokenizer = Tokenizer.load(folder)
+    answers = [json.loads(line)["answer"] for line in (arguments.benchmarks / "gsm8k" / "test.jsonl").open()]
+    lengths = [len(ids) for ids in tokenizer.encode_batch(answers)]
+    texts = [request.args[0] for name in ("gsm8k", "bbh_cot_fewshot") for request in build(name, arguments, 1)[::4]]
+    make_it_stop(
+        model, tokenizer, lengths, [[tokenizer.bos_id, *ids.tolist()] for ids in tokenizer.encode_batch(texts)]
+    )
+    save_model(model, folder, dtype=DTYPES[arguments.dtype])
+
+
+def open_hf(folder: Path, arguments: argparse.Namespace, context: int) -> dict[str, Any]:
+    """The harness's backend with each batch size, on one copy of the weights."""
     from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    dtype = {"fp32": "float32", "bf16": "bfloat16"}[arguments.dtype]
-    size_ = int(size) if size.isdigit() else size
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[arguments.dtype])
+    model.to(arguments.device)
     opened: Any = HFLM  # a decorator of the harness hides its signature
-    return opened(str(folder), device=arguments.device, dtype=dtype, batch_size=size_, max_length=context)
+    return {
+        size: opened(
+            pretrained=model,
+            tokenizer=AutoTokenizer.from_pretrained(folder),
+            batch_size=int(size) if size.isdigit() else size,
+            max_length=context,
+        )
+        for size in arguments.batch.split(",")
+    }
 
 
-def build(name: str, arguments: argparse.Namespace) -> list[Any]:
-    """The harness's requests for the first rows of a benchmark's tasks."""
+def build(name: str, arguments: argparse.Namespace, room: int) -> list[Any]:
+    """The harness's requests for the first rows of a benchmark's tasks; answers have `room` tokens at most."""
     benchmark = next(each for each in BENCHMARKS if each.name == name)
     ready, _ = prepare({benchmark: list(definitions(benchmark))}, arguments.benchmarks)
     found = []
@@ -169,7 +210,7 @@ def build(name: str, arguments: argparse.Namespace) -> list[Any]:
         found += task.instances
     for request in found:
         if request.request_type == "generate_until":
-            request.arguments[1]["max_gen_toks"] = arguments.room
+            request.arguments[1]["max_gen_toks"] = room
     return found
 
 

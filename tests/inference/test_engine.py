@@ -1,126 +1,232 @@
-"""Generation against the plain definition: no cache, one prompt at a time."""
+"""The engine: what a request gets is what it gets alone, whatever comes, goes and fails beside it."""
 
 from __future__ import annotations
+
+import threading
+import time
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_model, texts
+from tiny import make_model
 
 from xmodel.errors import UserError
-from xmodel.inference.engine import encode_prompt, generate, generate_text, sample
-from xmodel.inference.many import generate_many
+from xmodel.inference.batch import Batch, Row
+from xmodel.inference.engine import Closed, Delta, Engine, QueueFull
+from xmodel.inference.fast import prepare
+from xmodel.inference.sampling import Sampling, SettingError
+from xmodel.inference.subjects import Subject
+from xmodel.model.transformer import Transformer
 
-MODEL = make_model(vocab_size=40, context=24)
-
-
-@torch.no_grad()
-def plain_greedy(prompt: list[int], new: int, stop_ids=(2,)) -> list[int]:
-    ids = list(prompt)
-    for _ in range(min(new, MODEL.config.context_length - len(prompt))):
-        token = int(MODEL(torch.tensor([ids]))[0, -1].argmax())
-        if token in stop_ids:
-            break
-        ids.append(token)
-    return ids[len(prompt) :]
+CONTEXT = 640  # more than one chunk of a prompt
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    prompts=st.lists(st.lists(st.integers(0, 39), min_size=1, max_size=16), min_size=1, max_size=7),
-    new=st.integers(1, 8),
-    budget=st.integers(1, 200),
-    stop=st.integers(0, 39),
+@pytest.fixture(scope="module")
+def subject(tokenizer) -> Subject:
+    model = make_model(tokenizer.vocab_size, context=CONTEXT)
+    return Subject(model, tokenizer, True, "tiny", None, {})
+
+
+def answer(engine: Engine, prompt: list[int], asked: Sampling) -> tuple[str, list[int], str | None]:
+    return together(list(engine.stream(prompt, asked)))
+
+
+def together(deltas: list[Delta]) -> tuple[str, list[int], str | None]:
+    assert [delta.finish for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
+    ids = [token.id for delta in deltas for token in delta.tokens]
+    return "".join(delta.text for delta in deltas), ids, deltas[-1].finish
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.integers(1, 600),  # tokens of the prompt
+        st.integers(1, 25),  # new ones
+        st.sampled_from([0.0, 0.0, 1.0]),
+        st.integers(0, 3),  # seed
+        st.sampled_from([None, None, None, 0, 2]),  # cancelled after so many parts
+        st.sampled_from([0.0, 0.0, 0.003]),  # seconds before the next
+    ),
+    min_size=1,
+    max_size=9,
 )
-def test_greedy_is_the_definition_alone_and_in_any_batch(prompts, new, budget, stop) -> None:
-    expected = [plain_greedy(prompt, new, (stop,)) for prompt in prompts]
-    assert [list(generate(MODEL, prompt, max_new_tokens=new, stop_ids=(stop,))) for prompt in prompts] == expected
-    assert generate_many(MODEL, prompts, max_new_tokens=new, stop_ids=(stop,), budget=budget) == expected
 
 
-def test_generation_stops_at_the_end_of_the_context() -> None:
-    never = ()
-    assert len(list(generate(MODEL, [1] * 20, max_new_tokens=100, stop_ids=never))) == 4
-    assert len(list(generate(MODEL, [1] * 23, max_new_tokens=100, stop_ids=never))) == 1
+@settings(max_examples=12, deadline=None)
+@given(requests=REQUESTS, rows=st.integers(1, 6))
+def test_every_request_gets_what_it_gets_alone(subject: Subject, requests, rows: int) -> None:
+    def asked(number: int) -> tuple[list[int], Sampling]:
+        length, new, temperature, seed, _, _ = requests[number]
+        prompt = [(number * 7 + place * place) % 400 + 5 for place in range(length)]
+        return prompt, Sampling(new, temperature, seed=seed, logprobs=0)
+
+    parts: list[list[Delta]] = [[] for _ in requests]
+    ended = [threading.Event() for _ in requests]
+    with Engine(subject, rows=rows, cells=CONTEXT + 256) as engine:
+        tickets = {}
+
+        def receive(number: int, delta: Delta) -> None:
+            parts[number].append(delta)
+            if len(parts[number]) == requests[number][4] and number in tickets:
+                engine.cancel(tickets[number])
+            if delta.finish:
+                ended[number].set()
+
+        for number, request in enumerate(requests):
+            prompt, sampling = asked(number)
+            tickets[number] = engine.submit(prompt, sampling, lambda delta, n=number: receive(n, delta))
+            if request[4] == 0:
+                engine.cancel(tickets[number])
+            time.sleep(request[5])
+        assert all(event.wait(60) for event in ended)
+        stats = engine.stats()
+        assert (stats.running, stats.waiting, stats.cached_tokens) == (0, 0, 0)
+        assert sum(stats.finished.values()) == len(requests)
+        assert stats.finished["error"] == 0
+        assert not engine._batch.held
+    with Engine(subject, rows=1) as engine:
+        for number in range(len(requests)):
+            text, ids, finish = together(parts[number])
+            alone_text, alone_ids, alone_finish = answer(engine, *asked(number))
+            if finish == "cancelled":
+                assert alone_ids[: len(ids)] == ids
+                assert alone_text.startswith(text.rstrip("\ufffd"))
+            else:
+                assert (text, ids, finish) == (alone_text, alone_ids, alone_finish)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "arguments", "message"),
-    [
-        ([], {}, "prompt is empty"),
-        ([1] * 24, {}, "24 tokens; the model's context holds 24, the answer included"),
-        ([1], {"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ([1], {"temperature": -0.1}, "temperature is -0.1"),
-        ([1], {"temperature": float("nan")}, "temperature is nan"),
-        ([1], {"top_k": -1}, "top_k is -1"),
-        ([1], {"top_p": 0.0}, "top_p is 0.0"),
-        ([1], {"top_p": 1.1}, "top_p is 1.1"),
-    ],
-)
-def test_mistakes_are_told_at_the_call(prompt, arguments, message) -> None:
-    with pytest.raises(UserError, match=message):
-        generate(MODEL, prompt, **({"max_new_tokens": 4} | arguments))
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_step_gives_a_row_the_same_bits_in_any_company(ours: bool) -> None:
+    model = make_model(420, context=CONTEXT)
+    plain = make_model(420, context=CONTEXT)
+    if ours:
+        prepare(model)
+    with torch.no_grad():
+        few = torch.randn(4, 32)
+        many = torch.nn.functional.linear(torch.cat([few, torch.randn(20, 32)]), model.head_weight)
+        if not ours and not torch.equal(torch.nn.functional.linear(few, model.head_weight), many[:4]):
+            pytest.skip("this machine's matrix products depend on the number of rows")
+    texts = [[(3 * n + place) % 400 for place in range(length)] for n, length in enumerate((7, 300, 64, 1, 130, 90))]
+
+    def logits(chosen: list[int]) -> dict[int, list[torch.Tensor]]:
+        batch: Batch[Row] = Batch(model, 6, CONTEXT, cells=4 * CONTEXT)
+        rows = {number: Row(texts[number], 40) for number in chosen}
+        found: dict[int, list[torch.Tensor]] = {}
+        for number, row in rows.items():
+            logits_V = None
+            while logits_V is None:
+                logits_V = batch.prefill(row)
+            found[number] = [logits_V]
+        for step in range(4):
+            for row in rows.values():
+                row.last = step + 5
+            by_row = dict(zip(map(id, batch.going), batch.step(), strict=True))
+            for number, row in rows.items():
+                found[number].append(by_row[id(row)])
+        return found
+
+    everyone = logits([3, 1, 5, 0, 2, 4])
+    for number in range(6):
+        for mine, theirs in zip(logits([number])[number], everyone[number], strict=True):
+            assert torch.equal(mine, theirs)
+        with torch.no_grad():
+            logits_TV = plain(torch.tensor([[*texts[number], 5, 6, 7, 8]]))[0, -5:]
+        torch.testing.assert_close(torch.stack(everyone[number]), logits_TV, atol=2e-4, rtol=2e-4)
 
 
-def test_batches_refuse_what_does_not_fit() -> None:
-    assert generate_many(MODEL, [], max_new_tokens=4) == []
-    for prompts in ([[]], [[1] * 21]):
-        with pytest.raises(UserError, match="context holds 24"):
-            generate_many(MODEL, prompts, max_new_tokens=4)
+def test_rows_of_different_capacity_share_the_cells_and_move_together() -> None:
+    model = make_model(40, context=512)
+    batch: Batch[Row] = Batch(model, 1, 512, cells=1024)
+    long, *short = [Row([1] * 300, 212), *(Row([number], 60) for number in range(8))]
+    assert all(batch.take(row) for row in (long, *short))
+    assert not batch.take(Row([1], 1))
+    assert sorted(row.start for row in short) == [512 + 64 * number for number in range(8)]
+    batch.remove(short[2])
+    assert sorted(row.start for row in batch.held) == [0, *(512 + 64 * number for number in range(7))]
+    assert batch.take(Row([1], 1))
+    batch.remove(long)
+    assert batch.take(Row([1] * 400, 112))
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
-    def draw(seed: int) -> list[int]:
-        torch.rand(3)  # the global generator is not used
-        return list(generate(MODEL, [1, 7], max_new_tokens=20, temperature=1.0, seed=seed, stop_ids=()))
-
-    assert draw(5) == draw(5)
-    assert len({tuple(draw(seed)) for seed in range(8)}) > 1
-
-
-def frequencies(count: int = 4000, **arguments) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.tensor([2.0, 1.0, 0.0, 1.5, -3.0])
-    arguments = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | arguments
-    drawn = [sample(logits, **arguments, generator=generator) for _ in range(count)]
-    return torch.bincount(torch.tensor(drawn), minlength=5) / count
-
-
-def test_samples_follow_the_distribution() -> None:
-    logits = torch.tensor([2.0, 1.0, 0.0, 1.5, -3.0])
-    torch.testing.assert_close(frequencies(), logits.softmax(0), atol=0.03, rtol=0)
-    torch.testing.assert_close(frequencies(temperature=2.0), (logits / 2).softmax(0), atol=0.03, rtol=0)
-    kept = torch.tensor([0, 3])
-    expected = torch.zeros(5).index_copy(0, kept, logits[kept].softmax(0))
-    torch.testing.assert_close(frequencies(top_k=2), expected, atol=0.03, rtol=0)
-    # probabilities 0.47, 0.28, 0.17, ...: 0.5 needs two of them, 0.4 only one
-    torch.testing.assert_close(frequencies(top_p=0.5), expected, atol=0.03, rtol=0)
-    assert frequencies(100, top_p=0.4)[0] == 1
-    assert frequencies(100, top_p=1e-9)[0] == 1
-    assert frequencies(100, temperature=0.0)[0] == 1
-    assert frequencies(100, top_k=1)[0] == 1
-    assert frequencies(100, temperature=1e-9)[0] == 1
+def test_a_long_prompt_does_not_stall_the_others(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    prefill, step = Batch.prefill, Batch.step
+    monkeypatch.setattr(
+        Batch, "prefill", lambda self, row: (events.append("chunk"), time.sleep(0.005), prefill(self, row))[2]
+    )
+    monkeypatch.setattr(Batch, "step", lambda self: (events.append("step"), step(self))[1])
+    with Engine(subject, rows=2) as engine:
+        first = engine.stream([5, 6], Sampling(200, stop=("never",), logprobs=0))
+        next(first)
+        events.clear()
+        list(engine.stream([7] * 600, Sampling(1)))
+        chunks = [place for place, event in enumerate(events) if event == "chunk"]
+        assert len(chunks) == 3
+        assert all("step" in events[a:b] for a, b in pairwise(chunks))
 
 
-@pytest.mark.parametrize("bos", [True, False])
-def test_text_is_the_tokens_text_in_whole_characters(model, tokenizer, bos: bool) -> None:
-    for prompt in ("Mira went to", "小林带着", ""):
-        ids = encode_prompt(tokenizer, prompt, bos)
-        assert ids[0] == (tokenizer.bos_id if bos else tokenizer.eos_id)
-        for seed in range(3):
-            settings_ = {"max_new_tokens": 30, "temperature": 1.5, "seed": seed}
-            pieces = list(generate_text(model, tokenizer, prompt, bos=bos, **settings_))
-            assert "".join(pieces) == tokenizer.decode(list(generate(model, ids, **settings_)))
-            assert all(pieces)
+def test_a_fault_fails_what_it_touches_and_nothing_else(subject: Subject, monkeypatch, capsys) -> None:
+    with Engine(subject, rows=2) as engine:
+        whole = answer(engine, [5, 6], Sampling(8))
+
+        def bad(_: Delta) -> None:
+            raise RuntimeError("the receiver broke")
+
+        engine.submit([9], Sampling(8), bad)
+        assert answer(engine, [5, 6], Sampling(8)) == whole
+        step = Batch.step
+        monkeypatch.setattr(Batch, "step", lambda self: 1 / 0)
+        assert answer(engine, [5, 6], Sampling(8))[2] == "error"
+        monkeypatch.setattr(Batch, "step", step)
+        hidden = Transformer.hidden
+        monkeypatch.setattr(Transformer, "hidden", lambda *_, **__: 1 / 0)
+        assert answer(engine, [5, 6], Sampling(8))[2] == "error"
+        monkeypatch.setattr(Transformer, "hidden", hidden)
+        assert answer(engine, [5, 6], Sampling(8)) == whole
+        assert engine.stats().finished["error"] == 3
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_byte_tokens_become_one_character(model, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xmodel.inference import engine
+def test_queue_order_close_and_mistakes(subject: Subject) -> None:
+    order: list[int] = []
+    engine = Engine(subject, rows=1, queue=3)
+    first = engine.stream([5], Sampling(300))
+    next(first)
+    for number in range(3):
+        engine.submit([6, number], Sampling(2), lambda delta, n=number: order.append(n) if delta.finish else None)
+    with pytest.raises(QueueFull, match="3 requests wait"):
+        engine.submit([5], Sampling(), print)
+    first.close()  # type: ignore[attr-defined]
+    for prompt, asked, field in (
+        ([], Sampling(), "prompt"),
+        ([1] * CONTEXT, Sampling(), "prompt"),
+        ([420], Sampling(), "prompt"),
+        ([5], Sampling(top_p=0), "top_p"),
+    ):
+        with pytest.raises(SettingError) as caught:
+            engine.submit(prompt, asked, print)
+        assert caught.value.field == field
+    engine.close()
+    assert order == [0, 1, 2]
+    assert engine.stats().finished["cancelled"] == 1
+    with pytest.raises(Closed):
+        engine.submit([5], Sampling(), print)
+    late = Engine(subject)
+    ends: list[str | None] = []
+    late.submit([5], Sampling(600), lambda delta: ends.append(delta.finish))
+    late.close(drain=0)
+    assert ends[-1] in ("cancelled", "stop")
+    for wrong in ({"rows": 0}, {"queue": 0}, {"cells": CONTEXT - 1}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            Engine(subject, **wrong)
 
-    text = "路𝄞 " + texts()[100]
-    monkeypatch.setattr(engine, "generate", lambda *_, **__: iter(tokenizer.encode(text)))
-    pieces = list(generate_text(model, tokenizer, "x", bos=True, max_new_tokens=5))
-    assert "".join(pieces) == text
-    assert not any("\ufffd" in piece for piece in pieces)
-    assert any("𝄞" in piece for piece in pieces)
+
+def test_the_end_of_the_context_and_stop_texts(subject: Subject) -> None:
+    with Engine(subject, rows=1) as engine:
+        *_, last = engine.stream([7] * (CONTEXT - 3), Sampling(50))
+        assert (last.finish, last.new_tokens) in (("length", 3), ("stop", last.new_tokens))
+        text, _, _ = answer(engine, [5, 6], Sampling(30, 1.0, seed=3))
+        stop = text[6:9]
+        cut, _, finish = answer(engine, [5, 6], Sampling(30, 1.0, seed=3, stop=(stop,)))
+        assert (cut, finish) == (text[: text.index(stop)], "stop")

@@ -11,8 +11,10 @@ import torch
 from tiny import make_model, train_tokenizer
 
 from xmodel.evaluate.scorer import loglikelihood
+from xmodel.inference.engine import Engine
 from xmodel.inference.many import generate_many
-from xmodel.inference.subjects import open_subject
+from xmodel.inference.sampling import Sampling
+from xmodel.inference.subjects import Subject, open_subject
 from xmodel.model.checkpoint_io import save_model
 
 transformers = pytest.importorskip("transformers")
@@ -131,3 +133,16 @@ def test_equal_to_the_harness_backend(folder: Path) -> None:
     ]
     again = [SimpleNamespace(args=(text.args[0], dict(settings))) for text in prompts]
     assert ours.generate_until(prompts) == theirs.generate_until(again, disable_tqdm=True)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_the_engine_answers_with_any_family(family: str, tokenizer: Any) -> None:
+    model = make(family)
+    subject = Subject(hf_model.HfModel(model, 96), tokenizer, True, family, None, {})
+    prompts = [[7, 8, 9], [5] * 40, [11], [4, 5, 6]]
+    with Engine(subject, rows=3) as engine:
+        answers = [engine.stream(prompt, Sampling(3 + 9 * number, logprobs=0)) for number, prompt in enumerate(prompts)]
+        for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            ids = [token.id for delta in answer for token in delta.tokens]
+            expected = plain_greedy(model, prompt, 3 + 9 * number)
+            assert ids == (expected[: expected.index(2)] if 2 in expected else expected)

@@ -31,6 +31,7 @@ from xmodel.cli.compare import compare
 from xmodel.cli.corpus import corpus
 from xmodel.cli.evaluate import evaluate
 from xmodel.cli.exporting import export
+from xmodel.cli.generate import generate
 from xmodel.cli.importing import import_
 from xmodel.cli.plan import plan
 from xmodel.cli.pretrain import pretrain
@@ -156,6 +157,7 @@ cli.add_command(evaluate)
 cli.add_command(import_)
 cli.add_command(compare)
 cli.add_command(export)
+cli.add_command(generate)
 cli.add_command(serve)
 
 
@@ -177,56 +179,6 @@ def report(target: str, as_json: bool) -> None:
     with atomic_write(path, "w") as stream:
         stream.write(build_report(opened.folder))
     click.echo(json.dumps({"report": str(path)}) if as_json else str(path))
-
-
-@cli.command()
-@click.argument("target", metavar="RUN")
-@click.argument("prompt")
-@click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Stop after so many."
-)
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0: greedy.")
-@click.option(
-    "--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Sample from the k likeliest; 0: all."
-)
-@click.option(
-    "--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus."
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same text.")
-def generate(
-    target: str, prompt: str, max_new_tokens: int, temperature: float, top_k: int, top_p: float, seed: int
-) -> None:
-    """Continue PROMPT with the newest checkpoint of a run, streamed as it is made.
-
-    \b
-    Examples:
-      xmodel generate runs/quickstart "The capital of France is"
-      xmodel generate runs/quickstart "中国的首都是" --temperature 0.8 --top-p 0.95 --seed 7
-    """
-    from xmodel.inference.engine import generate_text
-    from xmodel.model.checkpoint_io import load_model
-    from xmodel.stages import checkpoint_folder
-    from xmodel.tokenizer.codec import Tokenizer
-
-    opened = open_target(target, (), None)
-    model = load_model(checkpoint_folder(opened))
-    tokenizer = Tokenizer.load(opened.path("tokenizer"))
-    pieces = generate_text(
-        model,
-        tokenizer,
-        prompt,
-        bos=opened.recipe.tokens.bos,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
-    click.echo(prompt, nl=False)
-    for piece in pieces:
-        click.echo(piece, nl=False)
-        sys.stdout.flush()
-    click.echo()
 
 
 @cli.group(cls=Commands)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from xmodel.errors import UserError
-from xmodel.model.cache import KVCache, Layout
+from xmodel.model.cache import KVCache, Layout, Shared
+from xmodel.model.cells import Cells, Place, rows_of
 from xmodel.recipe.settings import Model
 from xmodel.tokenizer.others import OtherTokenizer, bytes_of_pieces
 
@@ -73,12 +74,15 @@ class HfModel(torch.nn.Module):
             return self._states(input_ids=tokens_BT, use_cache=False)
         past = cache.length if cache is not None else 0
         layout = layout or _behind(past, tokens_BT)
+        assert layout.seen_B1TS is not None
         bias_B1TS = torch.zeros(layout.seen_B1TS.shape, dtype=self.compute_dtype, device=self.device)
         bias_B1TS.masked_fill_(~layout.seen_B1TS, torch.finfo(self.compute_dtype).min)
         arguments = {"input_ids": tokens_BT, "position_ids": layout.positions_BT, "attention_mask": bias_B1TS}
         if cache is None:
             return self._states(**arguments, use_cache=False)
-        hidden_BTD = self._states(**arguments, past_key_values=CacheFace(cache, layout), use_cache=True)
+        hidden_BTD = self._states(
+            **arguments, past_key_values=CacheFace(cache, layout, self.config.layers), use_cache=True
+        )
         cache.advance(tokens_BT.shape[1], layout)
         return hidden_BTD
 
@@ -93,6 +97,12 @@ class HfModel(torch.nn.Module):
         if not self.branches:
             return TextCache(rows, capacity, self.device)
         return KVCache(self.config, rows, capacity, self.compute_dtype, self.device)
+
+    def new_cells(self, cells: int) -> Any:
+        """As `Transformer.new_cells`."""
+        if not self.branches:
+            return TextCells(cells, self.device)
+        return Cells(self.config, cells, self.compute_dtype, self.device)
 
     def _states(self, **arguments: Any) -> Tensor:
         if self._scale is None:
@@ -182,17 +192,46 @@ class TextCache:
         if layout.columns_BT is None:
             self.length += new
 
-    def copy_rows(self, rows_N: Tensor, other: TextCache, others_N: Tensor, length: int) -> None:
-        """As `KVCache.copy_rows`."""
-        self.tokens_BS[rows_N, :length] = other.tokens_BS[others_N, :length]
+    def copy_columns(self, row: int, other: TextCache, number: int, first: int, last: int) -> None:
+        """As `KVCache.copy_columns`."""
+        self.tokens_BS[row, : last - first] = other.tokens_BS[number, first:last]
+
+
+class TextCells:
+    """In the place of `Cells` for such models."""
+
+    def __init__(self, cells: int, device: torch.device) -> None:
+        self.tokens_X = torch.zeros(cells, dtype=torch.int64, device=device)
+
+    def text(self, place: Place) -> TextCache:
+        """As `Cells.text`."""
+        view = TextCache(0, place.capacity, self.tokens_X.device)
+        view.tokens_BS, view.length = self.tokens_X[None, place.start : place.start + place.capacity], place.length
+        return view
+
+    def step(
+        self, tokens: Sequence[int], positions: Sequence[int], places: Sequence[Place], shared: Sequence[Shared] = ()
+    ) -> tuple[TextCache, Layout]:
+        """As `Cells.step`; the new tokens are put in at once."""
+        starts_R, positions_R, seen_RS = rows_of(places, len(positions) - len(places), self.tokens_X.device)
+        new_R = torch.tensor(tokens, device=self.tokens_X.device)[: len(places)]
+        self.tokens_X[(starts_R + positions_R)[: len(places)]] = new_R
+        view = TextCache(0, 0, self.tokens_X.device)
+        index_RS = starts_R[:, None] + torch.arange(seen_RS.shape[1], device=self.tokens_X.device)
+        view.tokens_BS = self.tokens_X[index_RS.clamp(max=len(self.tokens_X) - 1)]
+        return view, Layout(positions_R[:, None], seen_RS[:, None, None], columns_BT=positions_R[:, None])
+
+    def move(self, place: Place, start: int) -> None:
+        """As `Cells.move`."""
+        self.tokens_X[start : start + place.length] = self.tokens_X[place.start : place.start + place.length]
 
 
 class CacheFace(Cache):
     """Our KVCache as the cache that transformers' attention layers expect."""
 
-    def __init__(self, cache: KVCache, layout: Layout) -> None:
+    def __init__(self, cache: Any, layout: Layout, depth: int) -> None:
         super().__init__(layers=[])
-        self.cache, self.layout = cache, layout
+        self.cache, self.layout, self.depth = cache, layout, depth
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Store a layer's new keys and values; return all of them."""
@@ -205,7 +244,7 @@ class CacheFace(Cache):
     @property
     def is_sliding(self) -> list[bool]:
         """Of each layer: none does."""
-        return [False] * self.cache.keys_LBKSC.shape[0]
+        return [False] * self.depth
 
 
 def _behind(past: int, tokens_BT: Tensor) -> Layout:

@@ -10,14 +10,15 @@ H query heads, K key/value heads, C = D / H head size, F width of the SwiGLU, V 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodel.model.attention import causal_attention, masked_attention
+from xmodel.model.attention import cascade_attention, causal_attention, masked_attention
 from xmodel.model.cache import KVCache, Layout
+from xmodel.model.cells import Cells, Rows, rows_attention
 from xmodel.model.documents import DocumentMask, document_attention, document_mask
 from xmodel.model.fp8 import fp8_linear
 from xmodel.model.loss import linear_cross_entropy
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         rotary_2TC: Tensor,
         compute: Compute,
         layer: int,
-        cache: KVCache | None,
+        cache: KVCache | Rows | None,
         documents: DocumentMask | None,
         layout: Layout | None,
     ) -> Tensor:
@@ -115,9 +116,15 @@ class Attention(nn.Module):
             qk_BTHC = torch.cat((q_BTHC, rms_norm(k_BTKC, self.k_norm.weight, self.eps, x_BTD.dtype)), dim=2)
         q_BTHC, k_BTKC = rotate(qk_BTHC, rotary_2TC).split((self.heads, self.kv_heads), dim=2)
         q_BHTC, k_BKSC, v_BKSC = (heads.transpose(1, 2) for heads in (q_BTHC, k_BTKC, v_BTKC))
-        if cache is not None:
+        rows = cache if isinstance(cache, Rows) and not cache.layout.shared else None
+        if cache is not None and rows is None:
             k_BKSC, v_BKSC = cache.append(layer, k_BKSC, v_BKSC, layout)
-        if layout is not None:
+        if rows is not None:
+            out_BHTC = rows_attention(q_BHTC, k_BKSC, v_BKSC, layer, rows)
+        elif layout is not None and (layout.spans or layout.shared):
+            out_BHTC = cascade_attention(q_BHTC, k_BKSC, v_BKSC, layer, layout)
+        elif layout is not None:
+            assert layout.seen_B1TS is not None
             out_BHTC = masked_attention(q_BHTC, k_BKSC, v_BKSC, layout.seen_B1TS)
         elif documents is None:
             out_BHTC = causal_attention(q_BHTC, k_BKSC, v_BKSC, kernel=compute.attention)
@@ -157,7 +164,7 @@ class Block(nn.Module):
         rotary_2TC: Tensor,
         compute: Compute,
         layer: int = 0,
-        cache: KVCache | None = None,
+        cache: KVCache | Rows | None = None,
         documents: DocumentMask | None = None,
         layout: Layout | None = None,
     ) -> Tensor:
@@ -197,6 +204,7 @@ class Transformer(nn.Module):
         self.compute_dtype = torch.float32
         self.z_loss = 0.0
         self.attention, self.fp8, self.checkpointing = "auto", False, "none"
+        self.decoder: Any = None  # set by inference.fast.prepare
         self.compiled_block: Callable[..., Tensor] | None = None  # set by compile_model
         self.model = Decoder(config)
         if not config.tied_embeddings:
@@ -227,14 +235,23 @@ class Transformer(nn.Module):
         """Where it computes."""
         return self.rotary.device
 
+    @property
+    def cascades(self) -> bool:
+        """Whether a layout may have `spans` and `shared`: on a CPU."""
+        return self.device.type == "cpu"
+
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         """An empty cache for `rows` texts of at most `capacity` tokens."""
         return KVCache(self.config, rows, capacity, self.compute_dtype, self.device)
 
+    def new_cells(self, cells: int) -> Cells:
+        """An empty cache for texts of different length, of `cells` tokens together."""
+        return Cells(self.config, cells, self.compute_dtype, self.device)
+
     def hidden(
         self,
         tokens_BT: Tensor,
-        cache: KVCache | None = None,
+        cache: KVCache | Rows | None = None,
         layout: Layout | None = None,
         starts_BT: Tensor | None = None,
     ) -> Tensor:
@@ -250,11 +267,13 @@ class Transformer(nn.Module):
         assert starts_BT is None or (cache is None and layout is None)
         past, new = cache.length if cache is not None else 0, tokens_BT.shape[1]
         if layout is None:
-            limit = min(self.rotary.shape[1], cache.capacity) if cache is not None else self.rotary.shape[1]
+            limit = min(self.rotary.shape[1], cache.capacity) if isinstance(cache, KVCache) else self.rotary.shape[1]
             if past + new > limit:
                 raise ValueError(
                     f"{past} + {new} tokens are more than the {limit} that the position table or the cache holds"
                 )
+        if self.decoder is not None and (states := self.decoder.hidden(tokens_BT, cache, layout)) is not None:
+            return states
         rotary_2TC = self.rotary[:, past : past + new] if layout is None else self.rotary[:, layout.positions_BT]
         x_BTD = F.embedding(tokens_BT, self.model.embed_tokens.weight)
         training = self.training and torch.is_grad_enabled() and cache is None and layout is None
@@ -275,6 +294,8 @@ class Transformer(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: [..., D] -> [..., V] in `compute_dtype`."""
+        if self.decoder is not None and (logits := self.decoder.head(hidden)) is not None:
+            return logits
         return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
     def forward(

@@ -1,0 +1,161 @@
+"""Texts that are being continued together: each has cells of one key/value cache, and its own place in its text.
+
+A prompt goes through the model alone, in chunks that begin at multiples of `CHUNK`, so that its keys and values depend
+on nothing but itself. In a decoding step every row takes one token, at its own position.
+
+What a step gives a row does not depend on the other rows, to the bit, where two things hold, and steps keep to both:
+matrix products give a row the same bits for any number of rows from `LEAST` on, and attention for any number of masked
+keys that makes a multiple of `SPAN`. Both were found true for float32 on CPUs; docs/generate.md says more.
+
+Legend of the shape suffixes: R rows that are going on, B rows of a batch of prompts, T tokens, D hidden width,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from xmodel.model.cache import Shared
+from xmodel.model.cells import SPAN, Place, rounded
+
+CHUNK = 256  # tokens of a prompt that go through the model at once
+LEAST = 4
+
+
+class Row:
+    """A text that is being continued.
+
+    Attributes:
+        length: tokens of it that are cached.
+        stem, behind: the first `behind` of them stand in the only row of the cache `stem`, not in the text's own cells.
+        last: the newest token, which the cache does not hold yet.
+        start, capacity: its cells, once a batch has taken it.
+    """
+
+    def __init__(self, prompt: Sequence[int], room: int) -> None:
+        self.prompt, self.room = prompt, room
+        self.length, self.last = 0, -1
+        self.stem: Any = None
+        self.behind = 0
+        self.start, self.capacity = -1, 0
+
+    @property
+    def place(self) -> Place:
+        """Where its keys and values are."""
+        return Place(self.start, self.capacity, self.length - self.behind)
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+class Batch(Generic[AnyRow]):
+    """Rows of one cache, for one thread at a time.
+
+    Texts with a common beginning may leave it in a cache of its own (`Row.stem`); every step then reads it once for all
+    of them.
+
+    Attributes:
+        held: rows that have cells, in the order of these.
+        going: those of them whose prompt is done.
+    """
+
+    def __init__(self, model: Any, rows: int, capacity: int, cells: int | None = None) -> None:
+        """Room for texts of at most `capacity` tokens each, answers included.
+
+        Args:
+            rows: so many at once; with `cells` as many as these hold.
+            cells: tokens of all rows; each text gets what it needs, in one of few sizes. None: each gets `capacity`.
+        """
+        self.model, self.sized = model, cells is not None
+        self.capacity = rounded(capacity)
+        self.total = rows * self.capacity if cells is None else max(rounded(cells), self.capacity)
+        self.cells = model.new_cells(self.total)
+        # Steps that `fast.prepare` made ours give a row the same bits in any company, alone too.
+        self.least = LEAST if getattr(model, "decoder", None) is None else 1
+        self.held: list[AnyRow] = []
+
+    @property
+    def going(self) -> list[AnyRow]:
+        return [row for row in self.held if row.length >= len(row.prompt)]
+
+    def take(self, row: AnyRow) -> bool:
+        """Give a row cells, the first that are free; False when there are none."""
+        row.capacity = min(size_for(len(row.prompt) + row.room), self.capacity) if self.sized else self.capacity
+        start = 0
+        for place, other in enumerate([*self.held, None]):
+            if (other.start if other else self.total) - start >= row.capacity:
+                row.start = start
+                self.held.insert(place, row)
+                return True
+            start = other.start + other.capacity if other else 0
+        return False
+
+    @torch.no_grad()
+    def prefill(self, row: AnyRow) -> Tensor | None:
+        """Run the next chunk of a prompt; with the last one, the logits [V] of what follows it."""
+        model = self.model
+        if row.start < 0 and not self.take(row):
+            raise ValueError("no cells are free")
+        ids = list(row.prompt[row.length : row.length + CHUNK])
+        hidden_BTD = model.hidden(torch.tensor([ids], device=model.device), self.cells.text(row.place))
+        row.length += len(ids)
+        return model.head(hidden_BTD[0, -1:])[0] if row.length == len(row.prompt) else None
+
+    def join(self, row: AnyRow, own: Any, number: int, first: int, last: int) -> None:
+        """Take a text in that stands in first..last of a row of another cache."""
+        if row.start < 0 and not self.take(row):
+            raise ValueError("no cells are free")
+        self.cells.text(row.place).copy_columns(0, own, number, first, last)
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Run the newest token of every row that is going; the logits [R, V] of what follows them."""
+        going = self.going
+        spare = max(0, self.least - len(going))  # rows that nobody has: their results are not looked at
+        tokens = [row.last for row in going] + [0] * spare
+        positions = [row.length for row in going] + [0] * spare
+        rows, layout = self.cells.step(tokens, positions, [row.place for row in going], self._shared(going))
+        tokens_RT = torch.tensor(tokens, device=self.model.device)[:, None]
+        hidden_RTD = self.model.hidden(tokens_RT, rows, layout)
+        for row in going:
+            row.length += 1
+        return self.model.head(hidden_RTD[:, -1])[: len(going)]
+
+    def _shared(self, going: Sequence[AnyRow]) -> list[Shared]:
+        """The common beginnings of the rows, and which rows have each."""
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(going):
+            if row.stem is not None:
+                places.setdefault(id(row.stem), []).append(place)
+        device = self.model.device
+        return [
+            Shared(going[rows[0]].stem, going[rows[0]].behind, torch.tensor(rows, device=device))
+            for rows in places.values()
+        ]
+
+    def remove(self, row: AnyRow) -> None:
+        """Free a row's cells; the last row of its capacity moves there, so that rows stay side by side."""
+        place = next((place for place, other in enumerate(self.held) if other is row), None)
+        if place is None:
+            return
+        later = [number for number in range(place + 1, len(self.held)) if self.held[number].capacity == row.capacity]
+        if later:
+            mover = self.held.pop(later[-1])
+            self.cells.move(mover.place, row.start)
+            mover.start = row.start
+            self.held[place] = mover
+        else:
+            del self.held[place]
+
+
+SIZES = [SPAN, *sorted(SPAN * size << doubled for doubled in range(40) for size in (2, 3))]
+
+
+def size_for(length: int) -> int:
+    """The cells that a text of at most `length` tokens gets: one of few sizes, so that rows of one size meet."""
+    return SIZES[bisect.bisect_left(SIZES, length)]
