@@ -142,7 +142,7 @@ def page_policy(page: str) -> str:
         found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
         return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(x.encode()).digest()).decode()}'" for x in found)
 
-    return f"default-src 'none'; script-src {allowed('script')}; style-src {allowed('style')}; connect-src 'self'"
+    return f"default-src 'none'; script-src {allowed('script')}; style-src {allowed('style')}; connect-src 'self'; img-src data:"
 
 
 def make_app(script: Script) -> Starlette:
@@ -153,7 +153,9 @@ def make_app(script: Script) -> Starlette:
     async def models(request: Request) -> Response:
         if script.needs_key and request.headers.get("authorization") != f"Bearer {script.needs_key}":
             return _error(401, "this server needs an API key", None)
-        return JSONResponse({"object": "list", "data": [{"id": "small-harbour", "max_model_len": CONTEXT}]})
+        return JSONResponse(
+            {"object": "list", "data": [{"id": "small-harbour", "max_model_len": CONTEXT, "parameters": 1_380_000}]}
+        )
 
     async def answer(request: Request) -> Response:
         body = await request.json()
