@@ -176,7 +176,8 @@ def test_probabilities(page: Page, script: Script, mode: str) -> None:
     expect(rivals).to_be_hidden()
     page.get_by_role("switch").uncheck()
     expect(tokens).to_have_count(0)
-    assert page.locator(".answer").text_content() == PLAIN_TEXT
+    # A chat's answer begins with the space behind `Assistant:`, which is shown as a token only.
+    assert page.locator(".answer").text_content() == (PLAIN_TEXT.lstrip() if mode == "Chat" else PLAIN_TEXT)
 
 
 def test_perplexity_is_of_the_tokens(page: Page) -> None:
@@ -221,8 +222,9 @@ def test_continue_further_and_copy(open_page: Open, address: str, script: Script
     page.get_by_text("Copy").click()
     expect(page.get_by_text("Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == "Once" + PLAIN_TEXT * 2
-    send(page, "Twice")  # another sample stands below, to compare
+    send(page, "")  # the model may begin by itself; another sample stands below, to compare
     assert page.locator("article").count() == 2
+    assert script.bodies[2]["prompt"] == ""
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
@@ -290,12 +292,14 @@ def test_a_server_that_goes_and_comes_back(open_page: Open, script: Script) -> N
     with serving(make_app(script)) as address:
         page = open_page(address)
         expect(page.locator("h1")).to_have_text("small-harbour")
+    page.clock.install()
     send(page, "Once", wait=False)
     expect(page.get_by_role("alert")).to_contain_text(f"No answer from {address}")
     expect(page.locator("#prompt")).to_have_value("Once")
     with serving(make_app(script), port=int(address.rpartition(":")[2])):
-        expect(page.get_by_role("alert")).to_be_empty(timeout=10_000)
-        send(page, "Once")
+        page.clock.fast_forward(3000)
+        expect(page.get_by_role("alert")).to_be_empty()
+        page.keyboard.press("Control+Enter")
         expect(page.locator(".answer")).to_have_text(PLAIN_TEXT)
 
 
