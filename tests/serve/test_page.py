@@ -162,8 +162,8 @@ def test_probabilities(page: Page, script: Script, mode: str) -> None:
     tokens.nth(1).hover()
     rivals = page.get_by_role("tooltip")
     rows = [row.split() for row in rivals.locator("tr").all_inner_texts()]
-    assert rows == [["·green", "34%"], ["·little", "19%"], ["·old", "11%"], ["all", "others", "36%"]]
-    assert rivals.locator(".taken").inner_text().split() == ["·old", "11%"]
+    assert rows == [["␣green", "34%"], ["␣little", "19%"], ["␣old", "11%"], ["all", "others", "36%"]]
+    assert rivals.locator(".taken").inner_text().split() == ["␣old", "11%"]
     page.mouse.move(2, 2)
     expect(rivals).to_be_hidden()
     tokens.first.focus()  # the whole answer is one stop of the Tab key; arrows move within it
@@ -235,7 +235,7 @@ def test_text_of_the_model_stays_text(page: Page, probabilities: bool) -> None:
     assert page.locator(".answer").get_by_text("&amp;").count() == 1
     if probabilities:
         page.get_by_role("option").nth(1).hover()
-        expect(page.get_by_role("tooltip")).to_contain_text("<img·src=/bad")
+        expect(page.get_by_role("tooltip")).to_contain_text("<img␣src=/bad")
     assert page.locator("article :is(b, img, script), #rivals img").count() == 0
     assert page.title() == "small-harbour"
 
