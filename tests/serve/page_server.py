@@ -6,17 +6,13 @@ The prompt names the script: `slow` goes on until it is stopped, `busy` is refus
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 import math
-import re
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -25,7 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-PAGE = Path(__file__).parents[2] / "src" / "xmodel" / "serve" / "page.html"
+from xmodel.serve.page import page
+
 CONTEXT = 256
 # A token: its bytes, its probability, and its rivals' bytes and probabilities.
 Token = tuple[bytes, float, list[tuple[bytes, float]]]
@@ -135,20 +132,10 @@ async def _stream(script: Script, prompt: str, body: dict[str, Any], chat: bool)
         raise
 
 
-def page_policy(page: str) -> str:
-    """The Content-Security-Policy that allows this page and nothing else."""
-
-    def allowed(tag: str) -> str:
-        found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(x.encode()).digest()).decode()}'" for x in found)
-
-    return f"default-src 'none'; script-src {allowed('script')}; style-src {allowed('style')}; connect-src 'self'; img-src data:"
-
-
 def make_app(script: Script) -> Starlette:
-    async def page(request: Request) -> Response:
-        text = PAGE.read_text(encoding="utf-8")
-        return Response(text, media_type="text/html", headers={"Content-Security-Policy": page_policy(text)})
+    async def root(request: Request) -> Response:
+        html, policy = page()
+        return Response(html, media_type="text/html", headers={"Content-Security-Policy": policy})
 
     async def models(request: Request) -> Response:
         if script.needs_key and request.headers.get("authorization") != f"Bearer {script.needs_key}":
@@ -169,7 +156,7 @@ def make_app(script: Script) -> Starlette:
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    routes = [Route("/", page), Route("/v1/models", models), Route("/health", health)]
+    routes = [Route("/", root), Route("/v1/models", models), Route("/health", health)]
     for path in ("/v1/completions", "/v1/chat/completions"):
         routes.append(Route(path, answer, methods=["POST"]))
     return Starlette(routes=routes)
