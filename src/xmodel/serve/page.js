@@ -48,8 +48,8 @@ async function ask(path, body, signal) {
   const headers = { ...(body && { 'Content-Type': 'application/json' }), ...(key && { Authorization: 'Bearer ' + key }) }
   const response = await fetch(path, { method: body ? 'POST' : 'GET', headers, body: body && JSON.stringify(body), signal })
   if (response.ok) return response
-  const { error } = await response.json().catch(() => ({}))
-  throw new Refused(response.status, error, response.headers.get('Retry-After'))
+  const said = await response.json().catch(() => null)
+  throw new Refused(response.status, said?.error, response.headers.get('Retry-After'))
 }
 async function* events(response) {  // server-sent events: the JSON of each `data:` line, up to [DONE]
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
@@ -69,6 +69,8 @@ async function* events(response) {  // server-sent events: the JSON of each `dat
 async function meet() {  // learn the model's name and context
   try {
     model = (await (await ask('/v1/models')).json()).data[0]
+    const limit = $('max_tokens')
+    limit.defaultValue = Math.min(PARAMETERS.max_tokens.value, model.max_model_len)  // a tiny model's context is shorter
     if (['e401', 'gone'].includes(complaint?.word)) {
       complain(null)
       $('prompt').focus()
@@ -324,7 +326,7 @@ const saved = recall('settings') ?? {}
 for (const [id, { value, ...bounds }] of Object.entries(PARAMETERS)) {
   const field = bounds.rows ? make('textarea', { id, ...bounds }) : make('input', { id, type: 'number', ...bounds })
   field.defaultValue = value
-  field.value = saved[id] ?? value
+  if (id in saved) field.value = saved[id]  // else it follows its default
   field.setAttribute('aria-describedby', id + '_means')
   const name = make('label', { htmlFor: id }), means = make('small', { id: id + '_means' })
   name.dataset.t = id
@@ -341,7 +343,7 @@ $('parameters').oninput = event => {
   remember('settings', Object.fromEntries(fields().map(field => [field.id, field.value])))
 }
 $('reset').onclick = () => {
-  for (const field of fields()) field.value = field.defaultValue
+  $('parameters').reset()
   remember('settings', {})
 }
 $('modes').onchange = event => {
