@@ -184,7 +184,9 @@ function draw(turn) {
   turn.answer = make('span', { className: 'answer' })
   turn.figures = make('p')
   turn.actions = make('div', { className: 'actions' })
-  turn.node = make('article', {}, make('div', { className: 'said' }, make('span', { className: 'prompt' }, turn.prompt), turn.answer),
+  const who = word => turn.mode === 'chat' ? make('span', { className: 'unseen' }, words(word)) : ''  // for screen readers
+  const prompt = make('span', { className: 'prompt' }, turn.prompt)
+  turn.node = make('article', {}, make('div', { className: 'said' }, who('you'), prompt, who('it'), turn.answer),
     turn.figures, turn.actions)
   if (shows_tokens(turn)) Object.assign(turn.answer, { role: 'listbox', ariaLabel: words('listed') })
   show_news(turn)
