@@ -56,6 +56,9 @@ class Script:
     """The server's memory: requests that came, and how it behaves."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.needs_key: str | None = None
