@@ -80,8 +80,10 @@ def _error(status: int, message: str, param: str | None, headers: dict[str, str]
 
 def _tokens(prompt: str) -> tuple[list[Token], float]:
     """Tokens of the answer, and the seconds between two."""
-    if prompt.startswith("slow"):
+    if prompt == "slow":
         return WORD * 2000, 0.02
+    if prompt == "late":
+        return WORD, 5.0
     return (HTML if prompt == "html" else PLAIN), 0.01
 
 

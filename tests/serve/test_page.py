@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
@@ -15,6 +16,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from page_server import CONTEXT, PLAIN, PLAIN_TEXT, Script, make_app, serving
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from tiny import make_model, train_tokenizer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on the PATH")
@@ -105,6 +107,17 @@ def test_text_appears_while_it_is_made(page: Page, script: Script) -> None:
     expect(page.locator("#go")).to_have_text("Continue")
     assert page.locator("article").count() == 1
     assert script.bodies[1]["prompt"] == "slow"
+
+
+def test_an_answer_stopped_before_it_began(page: Page) -> None:
+    page.get_by_role("radio", name="Chat").check(force=True)
+    send(page, "late", wait=False)
+    expect(page.locator("#prompt")).to_have_value("")
+    expect(page.locator("#go")).to_have_text("Stop")
+    page.keyboard.press("Escape")
+    expect(page.locator("#prompt")).to_have_value("late")
+    assert page.locator("article").count() == 0
+    expect(page.get_by_role("alert")).to_be_empty()
 
 
 def test_what_an_answer_shows(page: Page) -> None:
@@ -221,6 +234,14 @@ def test_continue_further_and_copy(open_page: Open, address: str, script: Script
     page.get_by_text("Copy").click()
     expect(page.get_by_text("Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == "Once" + PLAIN_TEXT * 2
+    expect(page.get_by_text("Copied")).to_be_hidden()
+    page.evaluate("navigator.clipboard.writeText('something else')")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as over plain http
+    page.get_by_text("Copy", exact=True).click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    page.locator("#prompt").press("Control+A")
+    page.locator("#prompt").press("Control+V")
+    expect(page.locator("#prompt")).to_have_value("Once" + PLAIN_TEXT * 2)
     send(page, "")  # the model may begin by itself; another sample stands below, to compare
     assert page.locator("article").count() == 2
     assert script.bodies[2]["prompt"] == ""
@@ -388,3 +409,54 @@ CONTRAST = """() => {
   }
   return poor
 }"""
+
+
+@pytest.fixture(scope="module")
+def real_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The real server, on a tiny random model."""
+    from xmodel.serve.app import Service
+
+    from xmodel.inference.engine import Engine
+    from xmodel.inference.subjects import Subject
+
+    tokenizer = train_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    model = make_model(tokenizer.vocab_size)
+    about = {"parameters": 12345, "dtype": "float32", "device": "cpu"}
+    subject = Subject(model, tokenizer, True, "tiny", None, about)
+    with Engine(subject) as engine, serving(Service(subject, engine).app) as address:
+        yield address
+
+
+def test_with_the_real_server(open_page: Open, real_address: str) -> None:
+    page = open_page(real_address)
+    expect(page.locator("h1")).to_have_text("tiny")
+    expect(page.locator("#about")).to_have_text("12.3K parameters · context of 64 tokens")
+    expect(page.get_by_label("Max tokens")).to_have_value("64")
+    asked = {"prompt": "Mira went", "max_tokens": 24, "temperature": 0.8, "top_p": 0.95}
+    for seed in range(20):  # a random model may end its text soon
+        expected = httpx.post(real_address + "/v1/completions", json=asked | {"seed": seed}).json()
+        if expected["choices"][0]["finish_reason"] == "length":
+            break
+    page.get_by_label("Max tokens").fill("24")
+    page.get_by_label("Seed").fill(str(seed))
+    send(page, "Mira went")
+    answer = page.locator("article").last
+    assert answer.locator(".answer").text_content() == expected["choices"][0]["text"]
+    left = 64 - expected["usage"]["total_tokens"]
+    expect(answer.locator("p")).to_contain_text("24 tokens · ")
+    expect(answer.locator("p")).to_contain_text(f"token limit · context: {left} of 64 left")
+    page.get_by_role("switch").check()
+    send(page, "Mira went")
+    expect(answer.get_by_role("option")).to_have_count(24)
+    assert answer.locator(".answer").text_content() == expected["choices"][0]["text"]
+    answer.get_by_role("option").first.hover()
+    assert page.locator("#rivals tr").count() in (6, 7)  # the five likeliest, all others, and what was drawn
+    page.get_by_role("radio", name="Chat").check(force=True)
+    send(page, "小林")
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.get_by_label("Min-p").fill("7")
+    send(page, "小林", wait=False)
+    expect(page.get_by_role("alert")).to_contain_text("The server does not accept Min-p")
+    page.get_by_label("Min-p").fill("0")
+    send(page, "小林" * 100, wait=False)
+    expect(page.get_by_role("alert")).to_contain_text("The server does not accept the conversation: the prompt has")

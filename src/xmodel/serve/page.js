@@ -290,7 +290,7 @@ async function start(mode, prompt, replaced = null) {
   } catch (error) {
     turn.finish = abort.signal.aborted ? 'cancelled' : 'error'
     if (turn.finish === 'error') explain(error, Boolean(turn.text))
-    if (turn.finish === 'error' && !turn.text) {  // nothing came: everything as it was before
+    if (!turn.text && turns[mode] === list) {  // nothing came: everything as it was before
       list.splice(list.indexOf(turn), 1, ...replaced ? [replaced] : [])
       if (!replaced) $('prompt').value ||= prompt
     }
