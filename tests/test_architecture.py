@@ -23,6 +23,7 @@ MAY_IMPORT = {  # room -> rooms that it may know, besides itself
     "tokens": BASE | {"tokenizer"},
     "pretrain": BASE | {"model", "tokens"},
     "inference": BASE | {"model", "tokenizer"},
+    "serve": BASE | {"model", "tokenizer", "inference"},
     "evaluate": BASE | {"model", "tokenizer", "inference"},
     "export": BASE | {"model", "tokenizer"},
     "importing": BASE | {"model", "tokenizer"},

@@ -414,7 +414,7 @@ CONTRAST = """() => {
 @pytest.fixture(scope="module")
 def real_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The real server, on a tiny random model."""
-    from xmodel.serve.app import Service
+    Service = pytest.importorskip("xmodel.serve.app", reason="the server is not here").Service
 
     from xmodel.inference.engine import Engine
     from xmodel.inference.subjects import Subject
