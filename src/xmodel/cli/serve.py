@@ -33,16 +33,22 @@ class Size(click.ParamType):
     metavar="KEY",
     help="Key that requests have to carry; repeatable. Better: XMODEL_API_KEY, several with commas between them.",
 )
-@click.option("--cors", "origins", multiple=True, metavar="ORIGIN", help="Web pages that may use it; repeatable; *: any.")
+@click.option(
+    "--cors", "origins", multiple=True, metavar="ORIGIN", help="Web pages that may use it; repeatable; *: any."
+)
 @click.option("--name", metavar="NAME", help="Of the model in requests and answers (default: the run's).")
 @click.option("--step", type=click.IntRange(min=0), help="The run's checkpoint of this step (default: the newest).")
-@click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="Number format of the model.")
+@click.option(
+    "--dtype", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="Number format of the model."
+)
 @click.option("--device", default="auto", metavar="NAME", help="cpu, cuda or cuda:1 (default: a GPU, or the CPU).")
 @click.option("--weights", type=click.Choice(["auto", "int8"]), default="auto", help="int8: rounded, on a CPU.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of the CPU, for the model (default: PyTorch's choice).")
 @click.option("--rows", type=click.IntRange(1, 4096), default=16, show_default=True, help="Answers made at once.")
 @click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Waiting; more get 429.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="New tokens of an answer at most (default: the context).")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), help="New tokens of an answer at most (default: the context)."
+)
 @click.option("--max-body", type=Size(), default="1M", show_default=True, help="Of a request; more gets 413.")
 @click.option("--body-seconds", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True,
               help="In which a body has to arrive, else 408.")  # fmt: skip

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import re
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import resources
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -28,16 +24,13 @@ from xmodel.serve.delivery import Answer, Post
 from xmodel.serve.errors import ApiError, to_json
 from xmodel.serve.guard import CLOSE, Guard, read_body
 from xmodel.serve.metrics import Metrics
+from xmodel.serve.page import page
 from xmodel.serve.protocol import Ask, understand
 
 ASIDE = 64_000  # bytes of a body from which on it is read and encoded beside the event loop
 STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
 STREAM_HEADERS |= {"X-Accel-Buffering": "no"}  # nginx would gather a stream before it passes it on
-# The page is one file. Only the script that it came with runs, and it talks to this server and to nobody else.
-POLICY = "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; connect-src 'self'"
-POLICY += "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
-SCRIPT = re.compile(rb"<script[^>]*>(.*?)</script>", re.DOTALL)
 RETRY_SECONDS = 1  # what a client that met a full queue is told to wait
 
 
@@ -116,14 +109,12 @@ class Service:
 
     @cached_property
     def _page(self) -> tuple[bytes, dict[str, str]]:
-        page = resources.files("xmodel.serve").joinpath("page.html").read_bytes()
-        digests = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in SCRIPT.findall(page)]
-        policy = POLICY.format(scripts=" ".join(f"'sha256-{digest}'" for digest in digests) or "'none'")
-        return page, PAGE_HEADERS | {"Content-Security-Policy": policy}
+        html, policy = page()
+        return html, PAGE_HEADERS | {"Content-Security-Policy": policy}
 
     async def page(self, request: Request) -> Response:
-        page, headers = self._page
-        return Response(page, media_type="text/html", headers=headers)
+        html, headers = self._page
+        return Response(html, media_type="text/html", headers=headers)
 
     async def health(self, request: Request) -> Response:
         ready = not self.draining
@@ -195,7 +186,9 @@ class Reply:
         if len(self._answers) > engine.rows + engine.queue:
             field = "n" if ask.n > 1 else "prompt"
             most = f"this server takes {engine.rows + engine.queue} at once"
-            raise ApiError(400, f"{len(self._answers)} answers are asked for; {most}", param=field, code="invalid_value")
+            raise ApiError(
+                400, f"{len(self._answers)} answers are asked for; {most}", param=field, code="invalid_value"
+            )
         self._submit()
 
     def _submit(self) -> None:
