@@ -9,10 +9,11 @@ once, hundreds of streams get several tokens in one piece. What waits for its re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from xmodel.inference.engine import Delta, Engine, Ticket, Token
 from xmodel.inference.sampling import Sampling
@@ -45,11 +46,9 @@ class Post:
                 self._calm_called = True
                 self._call(self._plan)
 
-    def _call(self, function: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function)  # pyright: ignore[reportArgumentType]
-        except RuntimeError:  # the loop is closed: nobody is left to be told
-            pass
+    def _call(self, function: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(function)
 
     def _plan(self) -> None:
         cost = time.thread_time() - self._spent  # of all that the loop did since it wrote last
