@@ -74,7 +74,7 @@ class Guard:
         try:
             self._admit(scope)
             # "app" tells the router to raise what it cannot route, as it does within a Starlette application.
-            await self._app(scope | {"app": self}, receive, counted)
+            await self._app({**scope, "app": self}, receive, counted)
         except ApiError as error:
             await respond(error, counted)
         except HTTPException as error:

@@ -42,8 +42,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 def url(listener: socket.socket) -> str:
     """Where a browser on this machine finds it."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    name, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(name), str(name))
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
