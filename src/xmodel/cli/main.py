@@ -27,6 +27,7 @@ from xmodel.cli.common import (
     carry_out_stages,
     open_target,
 )
+from xmodel.cli.chat import chat
 from xmodel.cli.compare import compare
 from xmodel.cli.corpus import corpus
 from xmodel.cli.evaluate import evaluate
@@ -151,6 +152,7 @@ _stage_command(
 cli.add_command(pretrain)
 cli.add_command(plan)
 
+cli.add_command(chat)
 cli.add_command(evaluate)
 cli.add_command(import_)
 cli.add_command(compare)
