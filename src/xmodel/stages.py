@@ -149,7 +149,7 @@ def checkpoint_folder(run: Run) -> Path:
 def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
     from xmodel.evaluate.replicas import every_gpu
     from xmodel.evaluate.suites import run_suites, write_result
-    from xmodel.inference.engine import generate_text
+    from xmodel.inference.generate import generate_text
     from xmodel.inference.subjects import open_subject
 
     checkpoint = checkpoint_folder(run)
