@@ -107,4 +107,4 @@ if __name__ == "__main__":
     parser.add_argument("--language", default="en")
     parser.add_argument("--delay", type=float, default=0.0)
     given = parser.parse_args()
-    talk(Scripted(given.answers, delay=given.delay), Settings(), language=given.language)
+    talk(Scripted(given.answers, delay=given.delay), Settings(), Words(given.language))

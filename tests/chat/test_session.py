@@ -126,9 +126,9 @@ def test_settings_reach_the_engine_and_seeds_differ_by_answer() -> None:
 @pytest.mark.parametrize(
     ("line", "note"),
     [
-        ("/temprature 1", "/temprature: no such command; did you mean /temperature?"),
-        ("/re", "/re: no such command; did you mean /reset, /retry, /repetition?"),
-        ("/xyzzy", "/xyzzy: no such command. /help lists all"),
+        ("/temprature 1", "/temprature: no such command, the nearest: /temperature; /help lists all"),
+        ("/re", "/re: no such command, the nearest: /reset, /retry, /repetition; /help"),
+        ("/xyzzy", "/xyzzy: no such command; /help lists all"),
         ("/temperature hot", "/temperature hot: a number is needed, such as 0.8"),
         ("/temperature nan", "/temperature nan: a number is needed, such as 0.8"),
         ("/temperature -1", "temperature is -1.0; it has to be a number, 0 (greedy) or more"),
@@ -279,7 +279,7 @@ def test_every_sentence_is_there_in_both_languages() -> None:
         assert english.isascii(), key
         assert any("\u4e00" <= character <= "\u9fff" for character in chinese), key
     assert give(make(language="zh"), "/temp", "/quit", "never")[1].startswith(
-        "/temp：没有这个命令；您是指 /temperature 吗？"
+        "/temp：没有这个命令，最接近的是 /temperature；"
     )
 
 

@@ -106,9 +106,8 @@ def test_a_pipe() -> None:
     out = result.stdout.decode()
     assert out.startswith("你好\na\nb\nsetting ")
     assert out.endswith("\n/x\nlast\ufffd\n")
-    assert (
-        result.stderr.decode() == '/nope: no such command. /help lists all; text that begins with / goes between """.\n'
-    )
+    said = '/nope: no such command; /help lists all (text that begins with / goes between """)\n'
+    assert result.stderr.decode() == said
     assert "\x1b" not in out
     assert "> " not in out
 

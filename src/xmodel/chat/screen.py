@@ -90,6 +90,19 @@ class Screen:
 
 
 @contextlib.contextmanager
+def opening(text: str) -> Iterator[None]:
+    """Show a line while the block works, on a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(clip(text, shutil.get_terminal_size().columns - 1), end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
 def _no_echo() -> Iterator[None]:
     """Keys that are pressed within the block wait for the next prompt unseen."""
     try:

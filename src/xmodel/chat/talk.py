@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from xmodel.inference.sampling import Sampling
 
 
-def talk(partner: Partner, settings: Sampling, *, language: str, system: str = "") -> None:
+def talk(partner: Partner, settings: Sampling, say: Words, system: str = "") -> None:
     """Talk until the person leaves or the input ends: on a terminal line by line, else each line of a pipe a turn.
 
     Args:
         settings: of the answers, checked; commands change them for the rest of the conversation.
-        language: of the interface, one of words.LANGUAGES.
+        say: the interface in a language.
         system: what the model is told before all turns.
     """
     for stream in (sys.stdin, sys.stdout):  # what a locale cannot write becomes a question mark, not the end
         stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    screen, say = Screen(terminal), Words(language)
+    screen = Screen(terminal)
     session = Session(partner, settings, screen, say, system)
     line = plain_line
     if terminal:

@@ -24,13 +24,6 @@ import click
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:NUMBER.")
 @click.option("--step", type=click.IntRange(min=0), help="Checkpoint of a run (default: the newest).")
-@click.option(
-    "--weights",
-    type=click.Choice(["auto", "int8"]),
-    default="auto",
-    show_default=True,
-    help="int8: half the memory traffic of bf16, on a CPU.",
-)
 @click.option("--raw", is_flag=True, help="No frame around turns: the model continues one long text.")
 @click.option("--language", type=click.Choice(["en", "zh"]), help="Of the interface (default: the locale's).")
 def chat(
@@ -39,7 +32,6 @@ def chat(
     dtype: str,
     device: str,
     step: int | None,
-    weights: str,
     raw: bool,
     language: str | None,
     **settings: float | int | None,
@@ -56,19 +48,19 @@ def chat(
       xmodel chat mymodel --raw --seed 7
       printf '%s\\n' "Hello" "你好" | xmodel chat runs/quickstart
     """
-    from xmodel.inference.sampling import Sampling
+    from xmodel.chat.screen import opening
+    from xmodel.chat.words import Words, locale_language
 
-    sampling = Sampling(**settings)  # pyright: ignore[reportArgumentType] - the options are named as its fields
-    sampling.check()
-    from xmodel.chat.partner import ModelPartner
-    from xmodel.chat.talk import talk
-    from xmodel.chat.words import locale_language
-    from xmodel.inference.engine import Engine
-    from xmodel.inference.fast import prepare
-    from xmodel.inference.subjects import open_subject
+    say = Words(language or locale_language())
+    with opening(say("opening", where=target)):
+        from xmodel.chat.partner import ModelPartner
+        from xmodel.chat.talk import talk
+        from xmodel.inference.engine import Engine
+        from xmodel.inference.sampling import Sampling
+        from xmodel.inference.subjects import open_subject
 
-    subject = open_subject(target, step=step, dtype=dtype, device=device)
-    subject = subject._replace(model=prepare(subject.model, weights=weights))
+        sampling = Sampling(**settings)  # pyright: ignore[reportArgumentType] - the options are named as its fields
+        sampling.check()
+        subject = open_subject(target, step=step, dtype=dtype, device=device)
     with Engine(subject, rows=1) as engine:
-        partner = ModelPartner(subject, engine, raw=raw)
-        talk(partner, sampling, language=language or locale_language(), system=system)
+        talk(ModelPartner(subject, engine, raw=raw), sampling, say, system)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from xmodel.cli.chat import chat
 from xmodel.cli.common import (
     FOLDER,
     JSON,
@@ -27,7 +28,6 @@ from xmodel.cli.common import (
     carry_out_stages,
     open_target,
 )
-from xmodel.cli.chat import chat
 from xmodel.cli.compare import compare
 from xmodel.cli.corpus import corpus
 from xmodel.cli.evaluate import evaluate
