@@ -73,8 +73,7 @@ class Sampling:
             value: Any = getattr(self, name)
             if value is None and name in ("seed", "logprobs"):
                 continue
-            number = isinstance(value, (int, kind)) and not isinstance(value, bool)
-            if not (number and least <= value <= most):
+            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not least <= value <= most:
                 raise SettingError(name, f"{name} is {value!r}; it has to be {words}")
         if not isinstance(self.stop, tuple) or not all(isinstance(text, str) and text for text in self.stop):
             raise SettingError("stop", f"stop is {self.stop!r}; it has to be texts, none of them empty")
@@ -82,7 +81,7 @@ class Sampling:
 
 MOST = 2.0**63 - 1
 TINY = math.ulp(0.0)  # the least number above 0
-RANGES: tuple[tuple[str, type[Any], float, float, str], ...] = (
+RANGES: tuple[tuple[str, type[int] | type[float], float, float, str], ...] = (
     ("max_new_tokens", int, 1, MOST, "a whole number, at least 1"),
     ("temperature", float, 0, 1e6, "a number, 0 (greedy) or more"),
     ("top_k", int, 0, MOST, "a whole number, 0 (all tokens) or more"),

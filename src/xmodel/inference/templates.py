@@ -21,7 +21,7 @@ from xmodel.inference.text import encode_prompt
 
 ROLES = ("system", "user", "assistant")
 NAMES = {"en": {"user": "User: ", "assistant": "Assistant:"}, "zh": {"user": "用户：", "assistant": "助手："}}
-HAN = re.compile("[\\u3400-\\u9fff]")
+HAN = re.compile("[\u3400-\u9fff]")
 
 
 def chat_prompt(subject: Subject, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -38,7 +38,7 @@ def chat_prompt(subject: Subject, messages: Sequence[Mapping[str, Any]]) -> list
     source = _template(subject)
     if source is None:
         return encode_prompt(subject.tokenizer, plain_frame(messages), subject.bos)
-    controls = _controls(subject.folder)
+    controls = _controls(subject.tokenizer)
     mark = next(chr(code) for code in range(0xE000, 0xF900) if not any(chr(code) in text for text in _texts(messages)))
     safe = [dict(message, content=_break(message["content"], controls, mark)) for message in messages]
     return _encode(subject.tokenizer, _render(subject, source, safe), controls, mark)
@@ -51,7 +51,7 @@ def chat_stops(subject: Subject) -> tuple[str, ...]:
     """
     if _template(subject) is not None:
         return ()
-    return tuple("\\n" + names[role].strip() for names in NAMES.values() for role in ("user", "assistant"))
+    return tuple("\n" + names[role].strip() for names in NAMES.values() for role in ("user", "assistant"))
 
 
 def end_ids(subject: Subject) -> frozenset[int]:
@@ -74,7 +74,7 @@ def plain_frame(messages: Sequence[Mapping[str, Any]]) -> str:
         + message["content"].strip()
         for message in messages
     ]
-    return "\\n".join([*turns, names["assistant"]])
+    return "\n".join([*turns, names["assistant"]])
 
 
 def _check(messages: Sequence[Mapping[str, Any]]) -> None:
@@ -136,18 +136,10 @@ def _texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     return [message["content"] for message in messages]
 
 
-def _controls(folder: Path | None) -> dict[str, int]:
-    """The control tokens of a folder's tokenizer by their spelling."""
-    assert folder is not None
-    found = {token["content"]: int(number) for number, token in _added(folder) if token.get("special", True)}
+def _controls(tokenizer: Any) -> dict[str, int]:
+    """The control tokens by their spelling, the longest first."""
+    found = {text: number for number, text in tokenizer.texts.items() if text and not tokenizer.pieces[number]}
     return {text: found[text] for text in sorted(found, key=len, reverse=True)}
-
-
-def _added(folder: Path) -> list[tuple[Any, dict[str, Any]]]:
-    path = folder / "tokenizer.json"
-    listed = read_json(path).get("added_tokens") or [] if path.is_file() else []
-    named = _tokenizer_config(folder).get("added_tokens_decoder") or {}
-    return [(token["id"], token) for token in listed] + list(named.items())
 
 
 def _break(text: str, controls: Mapping[str, int], mark: str) -> str:
