@@ -10,7 +10,7 @@ H query heads, K key/value heads, C = D / H head size, F width of the SwiGLU, V 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -197,6 +197,7 @@ class Transformer(nn.Module):
         self.compute_dtype = torch.float32
         self.z_loss = 0.0
         self.attention, self.fp8, self.checkpointing = "auto", False, "none"
+        self.decoder: Any = None  # set by inference.fast.prepare
         self.compiled_block: Callable[..., Tensor] | None = None  # set by compile_model
         self.model = Decoder(config)
         if not config.tied_embeddings:
@@ -255,6 +256,8 @@ class Transformer(nn.Module):
                 raise ValueError(
                     f"{past} + {new} tokens are more than the {limit} that the position table or the cache holds"
                 )
+        if self.decoder is not None and (states := self.decoder.hidden(tokens_BT, cache, layout)) is not None:
+            return states
         rotary_2TC = self.rotary[:, past : past + new] if layout is None else self.rotary[:, layout.positions_BT]
         x_BTD = F.embedding(tokens_BT, self.model.embed_tokens.weight)
         training = self.training and torch.is_grad_enabled() and cache is None and layout is None
@@ -275,6 +278,8 @@ class Transformer(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: [..., D] -> [..., V] in `compute_dtype`."""
+        if self.decoder is not None and (logits := self.decoder.head(hidden)) is not None:
+            return logits
         return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
     def forward(
