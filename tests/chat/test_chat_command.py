@@ -90,6 +90,15 @@ def test_the_frame_is_said_and_used(folder: Path, tmp_path: Path) -> None:
         (folder / "tokenizer_config.json").unlink()
 
 
+def test_int8_weights(folder: Path) -> None:
+    """A tiny random model is not changed much by them: the same words come first."""
+    exact, small = (
+        chat(folder, "--raw", "--weights", w, "--temperature", 0, "--max-new-tokens", 4, turns="Mira\n")
+        for w in ("auto", "int8")
+    )
+    assert exact.stdout[:2] == small.stdout[:2]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

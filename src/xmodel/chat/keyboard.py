@@ -63,10 +63,15 @@ def plain_line(prompt: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def state_file() -> Path:
-    """Where what was typed is kept: the user's state directory (XDG base directories)."""
-    home = os.environ.get("XDG_STATE_HOME") or ""
-    return (Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "state") / "xmodel" / "chat_history"
+def state_file() -> Path | None:
+    """Where what was typed is kept: the user's state directory (XDG base directories); None for a user without a home."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or "")
+    if not home.is_absolute():
+        try:
+            home = Path.home() / ".local" / "state"
+        except RuntimeError:
+            return None
+    return home / "xmodel" / "chat_history"
 
 
 class Editor:
@@ -79,7 +84,7 @@ class Editor:
         trouble: why the history is not kept; None where it is.
     """
 
-    def __init__(self, path: Path, commands: list[str]) -> None:
+    def __init__(self, path: Path | None, commands: list[str]) -> None:
         self.path, self.trouble = path, None
         try:
             import readline
@@ -92,7 +97,12 @@ class Editor:
         readline.set_completer(lambda text, state: [*(name for name in commands if name.startswith(text)), None][state])
         readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
         readline.clear_history()
-        self._load()
+        try:
+            self._load()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.trouble = str(error)
 
     def line(self, prompt: str) -> str:
         """Read one line behind a prompt; EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
@@ -105,14 +115,9 @@ class Editor:
         return text
 
     def _load(self) -> None:
-        try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
+        if self.path is None:
             return
-        except OSError as error:
-            self.trouble = str(error)
-            return
-        kept = []
+        lines, kept = self.path.read_text(encoding="utf-8", errors="replace").splitlines(), []
         for text in lines[-KEPT:]:
             try:
                 entry = json.loads(text)
@@ -120,15 +125,14 @@ class Editor:
                 continue
             if isinstance(entry, str):
                 kept.append(entry)
-        for entry in kept:
-            self._readline.add_history(entry)  # pyright: ignore[reportOptionalMemberAccess]
+                self._readline.add_history(entry)  # pyright: ignore[reportOptionalMemberAccess]
         if len(lines) > 2 * KEPT:
             with atomic_write(self.path, "w") as stream:
                 os.fchmod(stream.fileno(), 0o600)
                 stream.writelines(json.dumps(entry) + "\n" for entry in kept)
 
     def _append(self, text: str) -> None:
-        if self.trouble:
+        if self.path is None or self.trouble:
             return
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
-from xmodel.chat.wrap import Wrapper, shown, wrap
-from xmodel.console import clip, table
+from xmodel.chat.wrap import NARROWEST, Wrapper, shown, wrap
+from xmodel.console import clip, table, width
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
@@ -60,9 +60,18 @@ class Screen:
         lines = wrap(text, self.columns())
         print(DIM + lines + PLAIN if self.colours else lines, file=self.out, flush=True)
 
-    def show(self, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Print a table that was asked for, cut off at the terminal's width."""
-        for line in table(headers, rows).splitlines():
+    def show(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table that was asked for; on a terminal its last column is broken into lines."""
+        lines = [list(row) for row in rows]
+        if self.terminal:
+            before = sum(
+                2 + max(width(cell) for cell in column) for column in list(zip(headers, *rows, strict=True))[:-1]
+            )
+            room, lines = max(self.columns() - before, NARROWEST), []
+            for *cells, last in rows:
+                parts = wrap(last, room).split("\n")
+                lines += [[*cells, parts[0]], *([*[""] * len(cells), part] for part in parts[1:])]
+        for line in table(headers, lines).splitlines():
             print(clip(line, self.columns()) if self.terminal else line, file=self.out)
         self.out.flush()
 

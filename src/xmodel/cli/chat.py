@@ -24,6 +24,13 @@ import click
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:NUMBER.")
 @click.option("--step", type=click.IntRange(min=0), help="Checkpoint of a run (default: the newest).")
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "int8"]),
+    default="auto",
+    show_default=True,
+    help="int8: 8-bit integers, on a CPU.",
+)
 @click.option("--raw", is_flag=True, help="No frame around turns: the model continues one long text.")
 @click.option("--language", type=click.Choice(["en", "zh"]), help="Of the interface (default: the locale's).")
 def chat(
@@ -32,6 +39,7 @@ def chat(
     dtype: str,
     device: str,
     step: int | None,
+    weights: str,
     raw: bool,
     language: str | None,
     **settings: float | int | None,
@@ -56,11 +64,18 @@ def chat(
         from xmodel.chat.partner import ModelPartner
         from xmodel.chat.talk import talk
         from xmodel.inference.engine import Engine
+        from xmodel.inference.fast import prepare
         from xmodel.inference.sampling import Sampling
         from xmodel.inference.subjects import open_subject
+        from xmodel.inference.text import encode_prompt
 
         sampling = Sampling(**settings)  # pyright: ignore[reportArgumentType] - the options are named as its fields
         sampling.check()
         subject = open_subject(target, step=step, dtype=dtype, device=device)
-    with Engine(subject, rows=1) as engine:
+        prepare(subject.model, weights)
+        engine = Engine(subject, rows=1)
+        first = encode_prompt(subject.tokenizer, "", subject.bos)
+        for _ in engine.stream(first, Sampling(max_new_tokens=2)):
+            pass  # the first step on a machine compiles kernels: here, not within an answer
+    with engine:
         talk(ModelPartner(subject, engine, raw=raw), sampling, say, system)
