@@ -64,7 +64,7 @@ def plain_line(prompt: str) -> str:
 
 
 def state_file() -> Path | None:
-    """Where what was typed is kept: the user's state directory (XDG base directories); None for a user without a home."""
+    """Where what was typed is kept: in the user's state directory (XDG); None for a user without a home."""
     home = Path(os.environ.get("XDG_STATE_HOME") or "")
     if not home.is_absolute():
         try:
