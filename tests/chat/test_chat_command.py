@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from command import xmodel
+from terminal import Terminal
 from tiny import make_model, train_tokenizer
 
 from xmodel.chat.partner import ModelPartner
@@ -112,6 +113,21 @@ def test_int8_weights(folder: Path) -> None:
 def test_wrong_options(folder: Path, options: list[Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         chat(folder, *options, turns="x\n")
+
+
+def test_on_a_terminal(folder: Path, tmp_path: Path) -> None:
+    arguments = ("-m", "xmodel", "chat", folder, "--temperature", 0, "--max-new-tokens", 5, "--raw")
+    with Terminal(*arguments, columns=60, LC_ALL="C.UTF-8", LANG="zh_CN", XDG_STATE_HOME=str(tmp_path)) as terminal:
+        started = terminal.wait("\n> ")
+        assert f"opening {folder}"[:59] in started
+        assert "float32 on cpu" in started.replace("\n", " ")
+        terminal.type("Mira went\r")
+        terminal.wait("[cut off after 5 tokens; /max N allows more]\n> ")
+        terminal.type("/tokens\r")
+        table = terminal.wait("tokens/s\n> ").splitlines()
+        assert len([line for line in table if "%" in line]) >= 5
+        terminal.type("\x04")
+        assert terminal.leave() == 0
 
 
 def test_the_command_as_a_process(folder: Path) -> None:
