@@ -24,19 +24,21 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from xmodel.inference.cpu_dots import OUTPUTS, ROWS, make_tile
+from xmodel.inference.cpu_dots import LANES, MIXED, OUTPUTS, ROWS, make_mix, make_tile
 
 KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 FLOAT32, BFLOAT16, INT8 = 0, 1, 2  # how weights are kept
 CHUNK_BYTES = 1 << 16  # of weights
 PHASES = 7  # of a layer
-Q, K, V, O, GATE, UP, DOWN = range(7)  # columns of the tables of weights
+Q, K, V, OUT, GATE, UP, DOWN = range(7)  # columns of the tables of weights
 NEXT, DONE, STRIDE = 0, 8, 16  # of a phase's counters: a cache line each
 
-_float_1, _float_4 = (make_tile("float32", "float32", rows) for rows in (1, ROWS))
-_bfloat_1, _bfloat_4 = (make_tile("bfloat16", "bfloat16", rows) for rows in (1, ROWS))
-_int8_float_1, _int8_float_4 = (make_tile("int8", "float32", rows) for rows in (1, ROWS))
-_int8_bfloat_1, _int8_bfloat_4 = (make_tile("int8", "bfloat16", rows) for rows in (1, ROWS))
+_float_1, _float_8 = (make_tile("float32", "float32", rows) for rows in (1, ROWS))
+_bfloat_1, _bfloat_8 = (make_tile("bfloat16", "bfloat16", rows) for rows in (1, ROWS))
+_int8_float_1, _int8_float_8 = (make_tile("int8", "float32", rows) for rows in (1, ROWS))
+_int8_bfloat_1, _int8_bfloat_8 = (make_tile("int8", "bfloat16", rows) for rows in (1, ROWS))
+_mix_float_1, _mix_float_4 = (make_mix("float32", rows) for rows in (1, MIXED))
+_mix_bfloat_1, _mix_bfloat_4 = (make_mix("bfloat16", rows) for rows in (1, MIXED))
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
@@ -108,18 +110,6 @@ def _write(values, start, size, address, wide):
             )
 
 
-@numba.njit(**KERNEL)
-def _read(address, size, wide, values):
-    if wide:
-        floats = _floats(address, size)
-        for i in range(size):
-            values[i] = floats[i]
-    else:
-        halves = _halves(address, size)
-        for i in range(size):
-            values[i] = _from_bits(np.uint32(halves[i]) << np.uint32(16))
-
-
 @numba.njit(inline="always")
 def _exp(x):
     """e to the x in float32 to 1 unit in the last place, without a call or a branch: loops of it become vector code."""
@@ -156,26 +146,26 @@ def _wait(counters, phase, chunks):
 
 @numba.njit(**KERNEL)
 def _tile(kind, wide, weights, outputs, x, rows, size, result):
-    """result[r, o] = x[r] · weights[o] for `rows` (1 or ROWS) rows."""
+    """result[r, o] = x[r] · weights[o], for the next of `rows` rows; how many that were."""
+    if rows < 4:  # one after the other costs less than a tile that is half empty
+        if kind == BFLOAT16:
+            _bfloat_1(weights, outputs, x, 1, size, result)
+        elif kind == FLOAT32:
+            _float_1(weights, outputs, x, 1, size, result)
+        elif wide:
+            _int8_float_1(weights, outputs, x, 1, size, result)
+        else:
+            _int8_bfloat_1(weights, outputs, x, 1, size, result)
+        return 1
     if kind == BFLOAT16:
-        if rows == 1:
-            _bfloat_1(weights, outputs, x, size, result)
-        else:
-            _bfloat_4(weights, outputs, x, size, result)
+        _bfloat_8(weights, outputs, x, rows, size, result)
     elif kind == FLOAT32:
-        if rows == 1:
-            _float_1(weights, outputs, x, size, result)
-        else:
-            _float_4(weights, outputs, x, size, result)
+        _float_8(weights, outputs, x, rows, size, result)
     elif wide:
-        if rows == 1:
-            _int8_float_1(weights, outputs, x, size, result)
-        else:
-            _int8_float_4(weights, outputs, x, size, result)
-    elif rows == 1:
-        _int8_bfloat_1(weights, outputs, x, size, result)
+        _int8_float_8(weights, outputs, x, rows, size, result)
     else:
-        _int8_bfloat_4(weights, outputs, x, size, result)
+        _int8_bfloat_8(weights, outputs, x, rows, size, result)
+    return min(ROWS, rows)
 
 
 @numba.njit(**KERNEL)
@@ -186,20 +176,21 @@ def outputs_of_chunk(kind, size):
 
 
 @numba.njit(**KERNEL)
-def _products(kind, wide, weights, scales, outputs, size, x, rows, chunk, per, out_NO, column, add, result_44):
+def _products(kind, wide, weights, scales, outputs, size, x, rows, chunk, per, out_NO, column, add, result_RO):
     """x[N, size] · weights[O, size]ᵀ for one chunk of `per` outputs, into out_NO[:, column:] or added to it."""
     weight_bytes = size * (4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1)
     x_bytes = size * (4 if wide else 2)
-    scales_O, result = _floats(scales, outputs), result_44.ctypes.data
+    scales_O, result = _floats(scales, outputs), result_RO.ctypes.data
     for first in range(chunk * per, min((chunk + 1) * per, outputs), OUTPUTS):
         count = min(OUTPUTS, outputs - first)
         row = 0
         while row < rows:
-            together = ROWS if rows - row >= ROWS else 1
-            _tile(kind, wide, weights + first * weight_bytes, count, x + row * x_bytes, together, size, result)
+            together = _tile(
+                kind, wide, weights + first * weight_bytes, count, x + row * x_bytes, rows - row, size, result
+            )
             for r in range(together):
                 for o in range(count):
-                    value = result_44[r, o] * scales_O[first + o] if kind == INT8 else result_44[r, o]
+                    value = result_RO[r, o] * scales_O[first + o] if kind == INT8 else result_RO[r, o]
                     if add:
                         out_NO[row + r, column + first + o] += value
                     else:
@@ -240,16 +231,42 @@ def _softmax(scores_S, length, scale):
     return total
 
 
-@numba.njit(**KERNEL, fastmath={"contract"})
-def _add_scaled(out, start, factor, values, size):
-    for i in range(size):
-        out[start + i] += factor * values[i]
+@numba.njit(**KERNEL)
+def _mix(wide, values, length, size, groups, weights_GS, out_GC):
+    """Weighted sums of the values of `length` keys."""
+    unit, stride = 4 if wide else 2, weights_GS.shape[1]
+    weights, out = weights_GS.ctypes.data, out_GC.ctypes.data
+    wholes = size // LANES * LANES
+    for column in range(0, wholes, LANES):
+        g = 0
+        while g < groups:
+            place, into = weights + g * stride * 4, out + (g * size + column) * 4
+            if groups - g >= MIXED:
+                if wide:
+                    _mix_float_4(values + column * unit, length, size, place, stride, into)
+                else:
+                    _mix_bfloat_4(values + column * unit, length, size, place, stride, into)
+                g += MIXED
+            else:
+                if wide:
+                    _mix_float_1(values + column * unit, length, size, place, stride, into)
+                else:
+                    _mix_bfloat_1(values + column * unit, length, size, place, stride, into)
+                g += 1
+    for g in range(groups):
+        for i in range(wholes, size):
+            total = np.float32(0.0)
+            for s in range(length):
+                place = values + (s * size + i) * unit
+                value = _floats(place, 1)[0] if wide else _from_bits(np.uint32(_halves(place, 1)[0]) << np.uint32(16))
+                total += weights_GS[g, s] * value
+            out_GC[g * size + i] = total
 
 
 @numba.njit(**KERNEL)
 def _attend(
     wide, qkv_O, heads, kv_heads, head, size, qk_norm, eps, cos_C, sin_C, keys, values, column, length, seen_S,
-    out, head_C, queries, scores_GS, sums_GC, result_44,
+    out, head_C, queries, scores_GS, sums_GC, result_RO,
 ):  # fmt: skip
     """One row's new token in one group of heads that share a key: its key and value to the cache, and what it sees.
 
@@ -269,33 +286,29 @@ def _attend(
         place = queries + g * size * unit if g < groups else keys + column * size * unit
         _write(head_C, 0, size, place, wide)
     _write(qkv_O, (heads + kv_heads + head) * size, size, values + column * size * unit, wide)
-    result = result_44.ctypes.data
+    result = result_RO.ctypes.data
     kind = FLOAT32 if wide else BFLOAT16
     for s in range(0, length, OUTPUTS):
         count = min(OUTPUTS, length - s)
         g = 0
         while g < groups:
-            together = ROWS if groups - g >= ROWS else 1
-            _tile(kind, wide, keys + s * size * unit, count, queries + g * size * unit, together, size, result)
+            place, query = keys + s * size * unit, queries + g * size * unit
+            together = _tile(kind, wide, place, count, query, groups - g, size, result)
             for r in range(together):
                 for o in range(count):
-                    scores_GS[g + r, s + o] = result_44[r, o]
+                    scores_GS[g + r, s + o] = result_RO[r, o]
             g += together
     if len(seen_S):
         for s in range(length):
             if not seen_S[s]:
                 for g in range(groups):
                     scores_GS[g, s] = -np.inf
-    sums_GC[:] = 0.0
     scale = np.float32(1.0 / math.sqrt(size))
     for g in range(groups):
         total = _softmax(scores_GS[g], length, scale)
         for s in range(length):
             scores_GS[g, s] /= total
-    for s in range(length):
-        _read(values + s * size * unit, size, wide, head_C)
-        for g in range(groups):
-            _add_scaled(sums_GC, g * size, scores_GS[g, s], head_C, size)
+    _mix(wide, values, length, size, groups, scores_GS, sums_GC)
     _write(sums_GC, 0, groups * size, out + head * groups * size * unit, wide)
 
 
@@ -333,7 +346,7 @@ def decode(
     chunks_ffn, chunks_down = -(-ffn // per), -(-hidden // per_down)
     line_D, head_C = np.empty(hidden, np.float32), np.empty(size, np.float32)
     queries_GC, sums_GC = np.empty(groups * size, np.float32), np.empty(groups * size, np.float32)
-    scores_GS, result_44 = np.empty((groups, length), np.float32), np.empty((ROWS, OUTPUTS), np.float32)
+    scores_GS, result_RO = np.empty((groups, length), np.float32), np.empty((ROWS, OUTPUTS), np.float32)
     normed, gated = normed_ND.ctypes.data, gated_NF.ctypes.data
     for layer in range(len(weights_L7)):
         weights, scales = weights_L7[layer], scales_L7[layer]
@@ -358,7 +371,7 @@ def decode(
                 which, chunk, outputs, column = V, c - chunks_q - chunks_kv, kv_width, hidden + kv_width
             _products(
                 kind, wide, weights[which], scales[which], outputs, hidden, normed, rows, chunk, per, qkv_NO, column,
-                False, result_44,
+                False, result_RO,
             )  # fmt: skip
             c = _take(counters, phase, 1)
         _wait(counters, phase, chunks)
@@ -377,7 +390,7 @@ def decode(
             _attend(
                 wide, qkv_NO[row], heads, kv_heads, head, size, qk_norms_LXC[layer], eps, rotary_2PC[0, position],
                 rotary_2PC[1, position], keys + offset, values + offset, columns_N[row], end, seen_S,
-                normed + row * hidden * unit, head_C, queries_GC.ctypes.data, scores_GS, sums_GC, result_44,
+                normed + row * hidden * unit, head_C, queries_GC.ctypes.data, scores_GS, sums_GC, result_RO,
             )  # fmt: skip
             c = _take(counters, phase, 1)
         _wait(counters, phase, chunks)
@@ -385,7 +398,10 @@ def decode(
         phase += 1
         c = _take(counters, phase, 0)
         while c < chunks_q:
-            _products(kind, wide, weights[O], scales[O], hidden, hidden, normed, rows, c, per, x_ND, 0, True, result_44)
+            _products(
+                kind, wide, weights[OUT], scales[OUT], hidden, hidden, normed, rows, c, per, x_ND, 0,
+                True, result_RO,
+            )  # fmt: skip
             c = _take(counters, phase, 1)
         _wait(counters, phase, chunks_q)
 
@@ -403,7 +419,7 @@ def decode(
             for which, out_NF in ((GATE, gate_NF), (UP, up_NF)):
                 _products(
                     kind, wide, weights[which], scales[which], ffn, hidden, normed, rows, c, per, out_NF, 0, False,
-                    result_44,
+                    result_RO,
                 )  # fmt: skip
             first, last = c * per, min((c + 1) * per, ffn)
             for row in range(rows):
@@ -416,8 +432,9 @@ def decode(
         c = _take(counters, phase, 0)
         while c < chunks_down:
             _products(
-                kind, wide, weights[DOWN], scales[DOWN], hidden, ffn, gated, rows, c, per_down, x_ND, 0, True, result_44
-            )
+                kind, wide, weights[DOWN], scales[DOWN], hidden, ffn, gated, rows, c, per_down, x_ND, 0,
+                True, result_RO,
+            )  # fmt: skip
             c = _take(counters, phase, 1)
         _wait(counters, phase, chunks_down)
 
@@ -432,13 +449,13 @@ def decode(
 
 @numba.njit(**KERNEL)
 def multiply(counters, kind, wide, weights, scales, outputs, size, x, rows, sums_NO, out):
-    """x[N, size] · weights[O, size]ᵀ, by several threads as `decode`; `sums_NO` is room, `out` the address of [N, O]."""
+    """x[N, size] · weights[O, size]ᵀ by several threads, as `decode`, to address `out`; `sums_NO` is room to work."""
     per, unit = outputs_of_chunk(kind, size), 4 if wide else 2
     chunks = -(-outputs // per)
-    result_44 = np.empty((ROWS, OUTPUTS), np.float32)
+    result_RO = np.empty((ROWS, OUTPUTS), np.float32)
     c = _take(counters, 0, 0)
     while c < chunks:
-        _products(kind, wide, weights, scales, outputs, size, x, rows, c, per, sums_NO, 0, False, result_44)
+        _products(kind, wide, weights, scales, outputs, size, x, rows, c, per, sums_NO, 0, False, result_RO)
         first, last = c * per, min((c + 1) * per, outputs)
         for row in range(rows):
             _write(sums_NO[row], first, last - first, out + (row * outputs + first) * unit, wide)

@@ -1,4 +1,5 @@
-"""Inner products of a few vectors with a few rows of weights: the innermost loop of decoding, as LLVM vector code.
+"""The innermost loops of decoding, written as LLVM vector code: inner products of a few vectors with a few rows of
+weights, and weighted sums of rows.
 
 numba vectorises a loop as it likes, and differently for one vector than for four. Here the order of a sum is written
 down instead: 16 lanes, which run along the row and are added up at its end, the same for every product. So what comes
@@ -15,20 +16,20 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
-import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-OUTPUTS = 4  # rows of weights in a tile: as many independent sums as hide the latency of one multiplication
-ROWS = 4  # vectors in a tile
+OUTPUTS = 3  # rows of weights in a tile
+ROWS = 8  # vectors in a tile, when there are several: 24 sums, 3 weights and a vector are 28 of AVX-512's 32 registers
+MIXED = 4  # rows of weights in a sum of values, when there are several
 LANES = 16
-AHEAD = 1  # tiles
+LINE = 64  # bytes that memory delivers at once
 
 I8, I16, I32, I64, F32 = (*(ir.IntType(bits) for bits in (8, 16, 32, 64)), ir.FloatType())
 FLOATS, WORDS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
 SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
-llvmlite.binding.initialize_native_asmparser()
+llvmlite.binding.initialize_native_asmparser()  # for vdpbf16ps
 HAS_BF16_PAIRS = bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
 
 
@@ -86,86 +87,142 @@ def _sum(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
     return builder.extract_element(vector, ir.Constant(I32, 0))
 
 
-def make_tile(weight: str, vector: str, rows: int) -> Callable[..., Any]:
-    """tile(weights, outputs, x, size, result): result[r, o] = x[r] · weights[o] for `rows` r and OUTPUTS o.
+def _function(name: str, arguments: int, body: Callable[[ir.IRBuilder], None]) -> Callable[..., Any]:
+    """What numba can call: an LLVM function of int64 arguments without a result."""
 
-    Arguments of the function that is made are all int64:
-        weights, x, result: addresses of dense arrays, of `weight` [outputs, size], of `vector` [rows, size] and of
-            float32 [rows, OUTPUTS].
-        outputs: rows of weights that are there; when they are fewer than OUTPUTS the last one is taken again.
-        size: of a row.
+    def code(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * arguments)
+        function = cgutils.get_or_insert_function(builder.module, kind, f"xmodel_{name}")
+        if function.is_declaration:
+            function.linkage = "linkonce_odr"
+            function.attributes.add("noinline")  # or LLVM optimises it again at every place that calls it
+            inner = ir.IRBuilder(function.append_basic_block())
+            body(inner)
+            inner.ret_void()
+        builder.call(function, values)
+        return context.get_dummy_value()
+
+    signature = types.void(*[types.int64] * arguments)
+    parameters = [f"a{number}" for number in range(arguments)]  # numba wants as many names as there are arguments
+    typing = eval(f"lambda typing, {', '.join(parameters)}: (signature, code)", {"signature": signature, "code": code})
+    return intrinsic(typing)
+
+
+def make_tile(weight: str, vector: str, rows: int) -> Callable[..., Any]:
+    """tile(weights, outputs, x, vectors, size, result): result[r, o] = x[r] · weights[o], `rows` r and OUTPUTS o.
+
+    Arguments of the function that is made are int64:
+        weights, x, result: addresses of dense arrays: of type `weight` [outputs, size], of type `vector` [rows, size],
+            of float32 [rows, OUTPUTS].
+        outputs, vectors: how many are there; when they are fewer than the tile has, the last one is taken again.
     """
     pairs = vector == "bfloat16"
     width = 2 * LANES if pairs else LANES
 
-    @intrinsic
-    def tile(typing: Any, weights: Any, outputs: Any, x: Any, size: Any, result: Any) -> Any:
-        def code(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-            weights, outputs, x, size, result = arguments
-            number = ir.Constant
-            step_w, step_x = number(I64, SIZES[weight] * width), number(I64, SIZES[vector] * width)
-            bytes_w = builder.mul(size, number(I64, SIZES[weight]))
-            bytes_x = builder.mul(size, number(I64, SIZES[vector]))
-            last = builder.sub(outputs, number(I64, 1))
-            starts_w = []
-            for output in range(OUTPUTS):
-                index = number(I64, output)
-                index = builder.select(builder.icmp_signed("<", index, last), index, last)
-                starts_w.append(builder.add(weights, builder.mul(index, bytes_w)))
-            starts_x = [builder.add(x, builder.mul(number(I64, row), bytes_x)) for row in range(rows)]
-            totals = [
-                [cgutils.alloca_once_value(builder, number(FLOATS, [0.0] * LANES)) for _ in range(OUTPUTS)]
-                for _ in range(rows)
-            ]
-            for totals_O in totals:
-                for total in totals_O:
-                    builder.store(number(FLOATS, [0.0] * LANES), total)
+    def body(builder: ir.IRBuilder) -> None:
+        weights, outputs, x, vectors, size, result = builder.function.args
+        bytes_w = builder.mul(size, _number(SIZES[weight]))
+        bytes_x = builder.mul(size, _number(SIZES[vector]))
+        starts_w = _starts(builder, weights, bytes_w, OUTPUTS, outputs)
+        starts_x = _starts(builder, x, bytes_x, rows, vectors)
+        sums = [[_zeros(builder) for _ in range(OUTPUTS)] for _ in range(rows)]
 
-            def step(addresses_w: list[ir.Value], addresses_x: list[ir.Value]) -> None:
-                factors_w = [_read(builder, address, weight, pairs) for address in addresses_w]
-                for address, totals_O in zip(addresses_x, totals, strict=True):
-                    factors_x = _read(builder, address, vector, pairs)
-                    for factors, total in zip(factors_w, totals_O, strict=True):
-                        value = builder.load(total)
-                        for left, right in zip(factors, factors_x, strict=True):
-                            value = _add_product(builder, value, left, right)
-                        builder.store(value, total)
+        def step(places_w: list[ir.Value], places_x: list[ir.Value]) -> None:
+            factors_w = [_read(builder, place, weight, pairs) for place in places_w]
+            for place, sums_O in zip(places_x, sums, strict=True):
+                factors_x = _read(builder, place, vector, pairs)
+                for factors, total in zip(factors_w, sums_O, strict=True):
+                    value = builder.load(total)
+                    for left, right in zip(factors, factors_x, strict=True):
+                        value = _add_product(builder, value, left, right)
+                    builder.store(value, total)
 
-            steps = builder.sdiv(size, number(I64, width))
-            with cgutils.for_range(builder, steps) as loop:
-                offset_w, offset_x = builder.mul(loop.index, step_w), builder.mul(loop.index, step_x)
-                addresses_w = [builder.add(start, offset_w) for start in starts_w]
-                if AHEAD:
-                    for address in addresses_w:
-                        ahead = builder.add(address, builder.mul(bytes_w, number(I64, OUTPUTS * AHEAD)))
-                        _prefetch(builder, ahead)
-                step(addresses_w, [builder.add(start, offset_x) for start in starts_x])
-            done = builder.mul(steps, number(I64, width))
-            rest = builder.sub(size, done)
-            with builder.if_then(builder.icmp_signed(">", rest, number(I64, 0)), likely=False):
+        steps = builder.sdiv(size, _number(width))
+        step_bytes = SIZES[weight] * width
+        # The next tile, line after line: row beside row, as the products read, memory delivers a quarter less.
+        next_tile = builder.add(weights, builder.mul(bytes_w, _number(OUTPUTS)))
+        with cgutils.for_range(builder, steps) as loop:
+            ahead = builder.add(next_tile, builder.mul(loop.index, _number(step_bytes * OUTPUTS)))
+            for offset in range(0, step_bytes * OUTPUTS, LINE):
+                _prefetch(builder, builder.add(ahead, _number(offset)))
+            offset_w = builder.mul(loop.index, _number(step_bytes))
+            offset_x = builder.mul(loop.index, _number(SIZES[vector] * width))
+            step(
+                [builder.add(start, offset_w) for start in starts_w],
+                [builder.add(start, offset_x) for start in starts_x],
+            )
+        done = builder.mul(steps, _number(width))
+        rest = builder.sub(size, done)
+        with builder.if_then(builder.icmp_signed(">", rest, _number(0)), likely=False):
 
-                def padded(start: ir.Value, kind: str) -> ir.Value:
-                    """The rest of a row, copied to where zeros follow it."""
-                    room = ir.ArrayType(I8, SIZES[kind] * width)
-                    place = cgutils.alloca_once(builder, room)
-                    builder.store(number(room, None), place)
-                    unit = number(I64, SIZES[kind])
-                    source = builder.inttoptr(builder.add(start, builder.mul(done, unit)), I8.as_pointer())
-                    target = builder.bitcast(place, I8.as_pointer())
-                    cgutils.raw_memcpy(builder, target, source, builder.mul(rest, unit), 1)
-                    return builder.ptrtoint(place, I64)
+            def padded(start: ir.Value, kind: str) -> ir.Value:
+                """The rest of a row, copied to where zeros follow it."""
+                room = ir.ArrayType(I8, SIZES[kind] * width)
+                place = cgutils.alloca_once(builder, room)
+                builder.store(ir.Constant(room, None), place)
+                source = builder.inttoptr(builder.add(start, builder.mul(done, _number(SIZES[kind]))), I8.as_pointer())
+                target = builder.bitcast(place, I8.as_pointer())
+                cgutils.raw_memcpy(builder, target, source, builder.mul(rest, _number(SIZES[kind])), 1)
+                return builder.ptrtoint(place, I64)
 
-                step([padded(start, weight) for start in starts_w], [padded(start, vector) for start in starts_x])
-            target = builder.inttoptr(result, F32.as_pointer())
-            for row, totals_O in enumerate(totals):
-                for output, total in enumerate(totals_O):
-                    place = builder.gep(target, [number(I64, row * OUTPUTS + output)])
-                    builder.store(_sum(builder, builder.load(total)), place)
-            return context.get_dummy_value()
+            step([padded(start, weight) for start in starts_w], [padded(start, vector) for start in starts_x])
+        target = builder.inttoptr(result, F32.as_pointer())
+        for row, sums_O in enumerate(sums):
+            for output, total in enumerate(sums_O):
+                value = _sum(builder, builder.load(total))
+                builder.store(value, builder.gep(target, [_number(row * OUTPUTS + output)]))
 
-        return types.void(*[types.int64] * 5), code
+    return _function(f"tile_{weight}_{vector}_{rows}", 6, body)
 
-    return tile
+
+def make_mix(kind: str, rows: int) -> Callable[..., Any]:
+    """mix(values, length, width, weights, stride, result): result[r, :16] = Σ weights[r, s] · values[s, :16].
+
+    Arguments of the function that is made are int64:
+        values: address of `kind` [length, width], of which 16 columns are meant.
+        weights: address of float32 [rows, stride].
+        result: address of float32 [rows, width].
+    """
+
+    def body(builder: ir.IRBuilder) -> None:
+        values, length, width, weights, stride, result = builder.function.args
+        sums = [_zeros(builder) for _ in range(rows)]
+        row_bytes = builder.mul(width, _number(SIZES[kind]))
+        floats = F32.as_pointer()
+        with cgutils.for_range(builder, length) as loop:
+            place = builder.add(values, builder.mul(loop.index, row_bytes))
+            if kind == "float32":
+                line = builder.load(builder.inttoptr(place, FLOATS.as_pointer()), align=1)
+            else:
+                halves = builder.load(builder.inttoptr(place, ir.VectorType(I16, LANES).as_pointer()), align=1)
+                line = builder.bitcast(builder.shl(builder.zext(halves, WORDS), _splat(16)), FLOATS)
+            for row, total in enumerate(sums):
+                index = builder.add(loop.index, builder.mul(stride, _number(row)))
+                weight = builder.load(builder.gep(builder.inttoptr(weights, floats), [index]))
+                spread = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), weight, ir.Constant(I32, 0))
+                spread = builder.shuffle_vector(spread, spread, ir.Constant(WORDS, [0] * LANES))
+                builder.store(_add_product(builder, builder.load(total), spread, line), total)
+        for row, total in enumerate(sums):
+            place = builder.gep(builder.inttoptr(result, floats), [builder.mul(width, _number(row))])
+            builder.store(builder.load(total), builder.bitcast(place, FLOATS.as_pointer()), align=4)
+
+    return _function(f"mix_{kind}_{rows}", 6, body)
+
+
+def _starts(builder: ir.IRBuilder, first: ir.Value, row_bytes: ir.Value, count: int, there: ir.Value) -> list[ir.Value]:
+    """Addresses of `count` rows, of which `there` exist."""
+    last = builder.sub(there, _number(1))
+    indices = [builder.select(builder.icmp_signed("<", _number(i), last), _number(i), last) for i in range(count)]
+    return [builder.add(first, builder.mul(index, row_bytes)) for index in indices]
+
+
+def _number(value: int) -> ir.Constant:
+    return ir.Constant(I64, value)
+
+
+def _zeros(builder: ir.IRBuilder) -> ir.Value:
+    """A place for 16 sums; LLVM makes a register of it."""
+    return cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [0.0] * LANES))
 
 
 def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:

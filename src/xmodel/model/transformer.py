@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodel.model.attention import causal_attention, masked_attention
+from xmodel.model.attention import cascade_attention, causal_attention, masked_attention
 from xmodel.model.cache import KVCache, Layout
 from xmodel.model.documents import DocumentMask, document_attention, document_mask
 from xmodel.model.fp8 import fp8_linear
@@ -117,7 +117,9 @@ class Attention(nn.Module):
         q_BHTC, k_BKSC, v_BKSC = (heads.transpose(1, 2) for heads in (q_BTHC, k_BTKC, v_BTKC))
         if cache is not None:
             k_BKSC, v_BKSC = cache.append(layer, k_BKSC, v_BKSC, layout)
-        if layout is not None:
+        if layout is not None and (layout.spans or layout.shared):
+            out_BHTC = cascade_attention(q_BHTC, k_BKSC, v_BKSC, layer, layout)
+        elif layout is not None:
             out_BHTC = masked_attention(q_BHTC, k_BKSC, v_BKSC, layout.seen_B1TS)
         elif documents is None:
             out_BHTC = causal_attention(q_BHTC, k_BKSC, v_BKSC, kernel=compute.attention)
@@ -227,6 +229,11 @@ class Transformer(nn.Module):
     def device(self) -> torch.device:
         """Where it computes."""
         return self.rotary.device
+
+    @property
+    def cascades(self) -> bool:
+        """Whether a layout may have `spans` and `shared`: on a CPU."""
+        return self.device.type == "cpu"
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         """An empty cache for `rows` texts of at most `capacity` tokens."""
