@@ -87,6 +87,7 @@ def test_the_oldest_turns_are_left_out_and_that_is_said() -> None:
     err = give(session, "y" * 50, "z")[1]
     assert "This turn takes 55 tokens and the context holds 40" in err
     assert contents(session)[-2:] == ["z", "12345"]
+    assert prompts(session)[-1] == "s:su:turn4a:12345u:xa:12345u:z"  # what the model saw before that, it still sees
     give(session, "y" * 34)  # leaves less than a quarter, but something
     assert prompts(session)[-1] == "s:su:" + "y" * 34
 

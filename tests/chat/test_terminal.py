@@ -92,6 +92,20 @@ def test_a_session(state: Path) -> None:
     assert history(state) == [*kept, "中间国", "/help"]
 
 
+def test_an_impatient_person_stays_in_the_conversation(state: Path) -> None:
+    with Terminal(SCRIPTED, LONG, "=", "--delay", "0.01", XDG_STATE_HOME=str(state)) as terminal:
+        terminal.wait("\n> ")
+        terminal.type("count\r")
+        terminal.wait("word9 ")
+        for _ in range(3):
+            terminal.type(CTRL_C)  # the first stops the answer; the others come then, or at the prompt, or in between
+        terminal.wait("[stopped]")
+        terminal.type("\r")
+        terminal.wait("> \n> ")
+        terminal.type("still here\r")
+        terminal.wait("\nstill here\n> ")
+
+
 def pipe(text: bytes, *answers: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     env = {"PATH": "", "PYTHONPATH": f"{REPOSITORY / 'src'}:{SCRIPTED.parent}", "HOME": "/nowhere"} | environment
     return subprocess.run(

@@ -95,8 +95,11 @@ def _retry(session: Session, _: str) -> None:
     if session.settings.temperature == 0:
         session.screen.note(session.say("same"))
     old = session.messages.pop() if session.messages[-1]["role"] == "assistant" else None
-    if not session.answer() and old:
-        session.messages.append(old)
+    try:
+        session.answer()
+    finally:
+        if old and session.messages[-1]["role"] == "user":
+            session.messages.append(old)
 
 
 def _undo(session: Session, _: str) -> None:

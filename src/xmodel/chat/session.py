@@ -92,11 +92,15 @@ class Session:
     def ask(self, text: str) -> None:
         """A turn of the person's, and the model's answer to it; without an answer the turn is taken back."""
         self.messages.append({"role": "user", "content": text})
-        if not self.answer():
-            self.messages.pop()
+        try:
+            self.answer()
+        finally:
+            if self.messages[-1]["role"] == "user":
+                self.messages.pop()
 
     def answer(self) -> bool:
         """Have the newest message answered, and keep the answer; False, with a note, where none came."""
+        first = self.first
         seed = None if self.settings.seed is None else self.settings.seed + self.drawn
         settings = replace(self.settings, seed=seed, stop=self.partner.stops(), logprobs=RIVALS)
         self.drawn += 1
@@ -105,6 +109,7 @@ class Session:
             prompt = self._prompt()
             text, tokens, finish, stopped = self._listen(prompt, settings)
         except UserError as error:
+            self.first = first
             self.screen.note(str(error))
             return False
         if not text:

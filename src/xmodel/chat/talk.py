@@ -46,11 +46,16 @@ def converse(session: Session, read: Callable[[], Turn]) -> None:
     while True:
         try:
             turn = read()
+            impatient = False
+            if turn.text and (turn.block or not is_command(turn.text)):
+                session.ask(turn.text)
+            elif turn.text and not act(session, turn.text):
+                return
         except EOFError:
             if session.screen.terminal:
                 session.screen.note("")
             return
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # at the prompt, or hardly before it
             if not session.screen.terminal:
                 raise
             session.screen.note("")
@@ -58,14 +63,6 @@ def converse(session: Session, read: Callable[[], Turn]) -> None:
                 return
             impatient = True
             session.screen.note(session.say("again"))
-            continue
-        impatient = False
-        if not turn.text:
-            continue
-        if turn.block or not is_command(turn.text):
-            session.ask(turn.text)
-        elif not act(session, turn.text):
-            return
 
 
 def is_command(text: str) -> bool:
