@@ -78,7 +78,7 @@ def test_recipe_show_writes_a_recipe_that_means_the_same(tmp_path: Path) -> None
         (["run", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "."], "not a run directory (it has no recipe.yaml)"),
         (["tokens", "{tiny}", "--dir", "{tmp}/new"], "tokens builds on corpus, tokenizer, which do not stand"),
-        (["generate", "{tmp}", "hello"], "not a run directory"),
+        (["generate", "{tmp}", "hello"], "neither a run directory"),
         (["run", "{tiny}", "--redo", "teach", "--dir", "{tmp}/new"], "the stages are corpus, tokenizer"),
         (["init", "--text", "{tmp}/nothing", "--hours", "1"], "nothing"),
     ],

@@ -180,7 +180,7 @@ def report(target: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("target", metavar="RUN")
+@click.argument("target", metavar="RUN|DIR")
 @click.argument("prompt")
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Stop after so many."
@@ -196,26 +196,23 @@ def report(target: str, as_json: bool) -> None:
 def generate(
     target: str, prompt: str, max_new_tokens: int, temperature: float, top_k: int, top_p: float, seed: int
 ) -> None:
-    """Continue PROMPT with the newest checkpoint of a run, streamed as it is made.
+    """Continue PROMPT, streamed as it is made: with a run's newest checkpoint, or any model folder.
 
     \b
     Examples:
       xmodel generate runs/quickstart "The capital of France is"
+      xmodel generate mymodel "Once upon a time"
       xmodel generate runs/quickstart "中国的首都是" --temperature 0.8 --top-p 0.95 --seed 7
     """
     from xmodel.inference.generate import generate_text
-    from xmodel.model.checkpoint_io import load_model
-    from xmodel.stages import checkpoint_folder
-    from xmodel.tokenizer.codec import Tokenizer
+    from xmodel.inference.subjects import open_subject
 
-    opened = open_target(target, (), None)
-    model = load_model(checkpoint_folder(opened))
-    tokenizer = Tokenizer.load(opened.path("tokenizer"))
+    subject = open_subject(target)
     pieces = generate_text(
-        model,
-        tokenizer,
+        subject.model,
+        subject.tokenizer,
         prompt,
-        bos=opened.recipe.tokens.bos,
+        bos=subject.bos,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
