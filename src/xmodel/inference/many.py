@@ -59,6 +59,7 @@ def generate_many(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
     budget: int | None = None,
     done: Callable[[int], object] = lambda count: None,
 ) -> list[list[int]]:
@@ -73,6 +74,7 @@ def generate_many(
         decode: ids to text; needed with `stop_texts`.
         temperature, top_k, top_p, seed: as for `generate`; every prompt has a random generator of its own, seeded with
             `seed` plus its place among the prompts.
+        seeds: of each prompt the seed of its generator, instead.
         budget: key/value positions of all rows: memory. None: what suits the device.
         done: called with the number of prompts that have been answered since the last call.
 
@@ -94,7 +96,9 @@ def generate_many(
     capacity = max(len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True))
     limit_rows = max(1, min(len(prompts), costs.rows, (budget or costs.cells) // capacity))
     finished = _Finished(rooms, frozenset(stop_ids), stop_texts, decode)
-    pick = _picker(len(prompts), temperature, top_k, top_p, seed)
+    if seeds is None:
+        seeds = range(seed, seed + len(prompts))
+    pick = _picker(temperature, top_k, top_p, seeds)
     answers: list[list[int]] = [[] for _ in prompts]
     cache = model.new_cache(limit_rows, capacity)
     waiting = _Waiting(model, prompts, costs)
@@ -144,12 +148,12 @@ def _remove(going: list[_Row], row: _Row, cache: Any) -> None:
 
 
 def _picker(
-    count: int, temperature: float, top_k: int, top_p: float, seed: int
+    temperature: float, top_k: int, top_p: float, seeds: Sequence[int]
 ) -> Callable[[Tensor, Sequence[_Row]], list[int]]:
     """How a row's next token is chosen from its logits."""
     if temperature == 0:
         return lambda logits_RV, _: logits_RV.argmax(-1).tolist()
-    generators = [torch.Generator("cpu").manual_seed(seed + number) for number in range(count)]
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     return lambda logits_RV, rows: [
         sample(logits_V, temperature, top_k, top_p, generators[row.number])
         for logits_V, row in zip(logits_RV.float().cpu(), rows, strict=True)
