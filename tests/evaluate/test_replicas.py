@@ -64,5 +64,7 @@ def test_a_sampled_answer_does_not_depend_on_the_number_of_devices(tokenizer) ->
     ]
     one, two, three = (SubjectLM(subject, devices=["cpu"] * count).generate_until(requests) for count in (1, 2, 3))
     assert one == two == three
-    same = [Instance("generate_until", {}, (texts()[0], settings | {"temperature": 2.0}), n, ("t", n, 1)) for n in (0, 1)]
+    same = [
+        Instance("generate_until", {}, (texts()[0], settings | {"temperature": 2.0}), n, ("t", n, 1)) for n in (0, 1)
+    ]
     assert len(set(SubjectLM(subject).generate_until(same))) == 2  # the same prompt twice is sampled twice

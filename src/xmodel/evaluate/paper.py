@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xmodel.errors import UserError
+from xmodel.evaluate.sizes import SIZES
 
 GENERATED = "exact_match"
 LABEL = re.compile(r"""^["']?task["']?: *["']?([\w-]+)""", re.MULTILINE)
@@ -181,6 +182,12 @@ def headline(benchmark: Benchmark, task: str) -> str:
     return "mcc" if task == "cola" else benchmark.metric
 
 
+def questions(benchmark: Benchmark) -> int:
+    """How many questions the figure of a whole benchmark is of."""
+    sizes = SIZES[benchmark.data].items()
+    return sum(size for task, size in sizes if headline(benchmark, task) == benchmark.metric)
+
+
 def benchmark_rows(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The figures of a group, from its tasks' rows: for every metric the mean over all items of the tasks that have it.
 
@@ -192,13 +199,12 @@ def benchmark_rows(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list
         parts = [row for row in rows if row["metric"] == metric]
         if metric in ("f1", "mcc", "perplexity", "gold_bpb"):
             continue  # no means over items; a reader finds them in the tasks' own rows
-        whole = {row["set"] for row in parts} >= {
-            task for task in definitions(benchmark) if headline(benchmark, task) == benchmark.metric
-        }
+        tasks = {task for task in definitions(benchmark) if headline(benchmark, task) == benchmark.metric}
+        whole = {row["set"] for row in parts} >= tasks and not any(row.get("partial") for row in parts)
         items = sum(row["items"] for row in parts)
         found.append(
             _row(benchmark, metric, parts, [row["items"] / items for row in parts])
-            | {"set": benchmark.name, "tasks": len(parts)}
+            | {"set": benchmark.name, "tasks": len(parts), "benchmark_items": questions(benchmark)}
             | ({} if whole else {"partial": True})
         )
     return found

@@ -115,6 +115,12 @@ def _beside_published(suite: str, rows: Sequence[dict[str, Any]], name: str) -> 
         notes.append(
             "† partial: some of its benchmarks, tasks or rows were not there; it compares with nothing published."
         )
+        short = [
+            f"{title} {questions_of(ours[column])}"
+            for column, title in zip(columns, headers, strict=True)
+            if column in partial and " of " in questions_of(ours[column])
+        ]
+        notes += [f"Questions scored: {', '.join(short)}."] if short else []
     for model, figures in sorted(PUBLISHED[suite].items(), key=lambda item: item[1][-1]):
         cells = []
         for column, figure in zip(columns, figures, strict=True):
@@ -148,11 +154,17 @@ def _all_figures(rows: Sequence[dict[str, Any]]) -> Table:
                 value + mark,
                 error,
                 _percent(row["chance"]),
-                f"{row['items']:,}",
+                questions_of(row),
             ]
         )
     headers = ["suite", "set", "shots", "metric", "%", "± s.e.", "chance %", "items"]
     return Table("all figures", headers, lines, [])
+
+
+def questions_of(row: Mapping[str, Any]) -> str:
+    """How many questions a figure is of, and of how many there are where it is of others: `300 of 1,172`."""
+    whole = row.get("benchmark_items", row["items"])
+    return f"{row['items']:,}" + (f" of {whole:,}" if whole != row["items"] else "")
 
 
 def _percent(value: float | None) -> str:

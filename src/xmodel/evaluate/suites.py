@@ -17,7 +17,7 @@ from xmodel.evaluate import paper
 from xmodel.evaluate.choices import mean_rows, score_choices
 from xmodel.evaluate.perplexity import perplexity
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
-from xmodel.evaluate.results import standing, write_tables, write_task
+from xmodel.evaluate.results import questions_of, standing, write_tables, write_task
 from xmodel.evaluate.scorer import TooLong
 from xmodel.evaluate.tasks import Prepared, definition_digest, open_task, prepare, rows_digest
 from xmodel.evaluate.translation import score_translation
@@ -178,8 +178,13 @@ def score_tasks(
 
 
 def _marked(rows: Sequence[dict[str, Any]], prepared: Prepared, limit: int | None) -> list[dict[str, Any]]:
-    """Rows that say whether they are of the whole benchmark, as the harness defines it."""
-    return [row | ({"partial": True} if limit or prepared.notes else {}) for row in rows]
+    """Rows that say of how many questions the benchmark is, and whether they are of the whole of it."""
+    whole = prepared.questions
+    size = {} if whole is None else {"benchmark_items": whole}
+    return [
+        row | size | ({"partial": True} if limit or prepared.notes or row["items"] != (whole or row["items"]) else {})
+        for row in rows
+    ]
 
 
 def fingerprint_of(subject: Subject, prepared: Prepared, limit: int | None) -> dict[str, Any]:
@@ -284,7 +289,7 @@ def results_table(rows: Iterable[dict[str, Any]]) -> str:
                 f"{scale * row['value']:.{digits}f}",
                 "" if error is None else f"± {scale * error:.{digits}f}",
                 "" if chance is None else f"{scale * chance:.{digits}f}",
-                row.get("items") or row.get("documents", ""),
+                questions_of(row) if row.get("items") else row.get("documents", ""),
             ]
         )
     return table(["suite", "set", "shots", "metric", "value", "stderr", "chance", "items"], lines)

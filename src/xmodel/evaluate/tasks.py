@@ -18,6 +18,7 @@ from xmodel.console import log, progress
 from xmodel.errors import MachineError, UserError
 from xmodel.evaluate.local_rows import ENDINGS, Rows, data_of, find_rows, read_rows
 from xmodel.evaluate.paper import BENCHMARKS, Benchmark, definitions, harness_tasks
+from xmodel.evaluate.sizes import SIZES, size_of
 from xmodel.files import atomic_write
 
 FEWSHOT_SEED = 1234  # the harness's default: which examples stand before which question follows from it
@@ -35,6 +36,7 @@ class Prepared(NamedTuple):
     files: dict[str, str]  # split -> the file it was read from
     notes: tuple[str, ...]  # where this is not what the harness would score
     run_code: bool
+    questions: int | None  # of the whole benchmark, in the split that it is scored on; None: not known
 
 
 class _Missing(Exception):
@@ -87,11 +89,11 @@ def _prepare(benchmark: Benchmark, name: str, folder: Path | None, shots: int | 
     samples = (config.get("fewshot_config") or {}).get("samples")
     if isinstance(samples, list) and wanted > len(samples):
         raise UserError(f"{name}: its definition holds {len(samples)} examples, not {wanted}")
-    bare = Prepared(benchmark, name, wanted, None, {}, {}, (), run_code)
-    if folder is None:
-        return bare
-
     subset = subset_of(benchmark, config)
+    questions = size_of(benchmark.data, subset, name)
+    if folder is None:
+        return Prepared(benchmark, name, wanted, None, {}, {}, (), run_code, questions)
+
     scored, path = _first_split(folder, benchmark, subset, config)
     splits, files, notes = {scored: read_rows(path, benchmark.data, subset)}, {scored: str(path)}, []
     if not splits[scored]:
@@ -103,6 +105,7 @@ def _prepare(benchmark: Benchmark, name: str, folder: Path | None, shots: int | 
         overlay["test_split"] = None
         if config.get("test_split"):
             notes.append(f"scored on {scored} (the benchmark is scored on {config['test_split']})")
+            questions = None
     if wanted and not samples:
         split = config.get("fewshot_split") or config.get("training_split")
         found = find_rows(folder, benchmark.data, subset, split) if split else None
@@ -121,7 +124,7 @@ def _prepare(benchmark: Benchmark, name: str, folder: Path | None, shots: int | 
         overlay["fewshot_split"] = None
     if benchmark.name == "hellaswag" and "query" in splits[scored][0]:
         overlay["process_docs"] = None
-    return Prepared(benchmark, name, wanted, splits, overlay, files, tuple(notes), run_code)
+    return Prepared(benchmark, name, wanted, splits, overlay, files, tuple(notes), run_code, questions)
 
 
 def _first_split(folder: Path, benchmark: Benchmark, subset: str, config: Mapping[str, Any]) -> tuple[str, Path]:
@@ -241,7 +244,9 @@ def layout() -> str:
         for subset in subsets:
             data = data_of(folder, subset)
             fields = ", ".join(dict.fromkeys((*data.texts, *data.blank, *data.choices, *filter(None, [data.answer]))))
-            title = f"  {subset + ': ' if subset else ''}{data.splits}; {data.hub}; {data.licence}"
+            total = SIZES[folder][subset] if subset else sum(SIZES[folder].values())
+            splits = data.splits.format(rows=f"{total:,}")
+            title = f"  {subset + ': ' if subset else ''}{splits}; {data.hub}; {data.licence}"
             lines += [title, f"    fields   {fields}", f"    example  {data.example}"]
     return "\n".join(lines)
 

@@ -53,7 +53,7 @@ def final(run: Run) -> Html:
             share = row.get("metric") in SHARES
             chance = percent(row.get("chance")) if share else decimal(row.get("chance"), 2)
             value = _interval(row, 1, 100) if share else _interval(row, 2)
-            figures = [count(row.get("shots")), value, chance, count(row.get("items"))]
+            figures = [count(row.get("shots")), value, chance, _questions(row)]
             rows.append(
                 [
                     markup.name(row.get("set")),
@@ -126,13 +126,19 @@ def _dots(rows: list[dict[str, Any]], more: dict[str, list[dict[str, Any]]]) -> 
         for metric, found in by_name.items():
             other = found.get(row["set"], {})
             figures.append(_interval(other, 2) if metric == "gold_bpb" else _interval(other, 1, 100))
-        drawn.append([title, _tongue(row), _strip(row), *figures, percent(row["chance"]), count(row.get("items"))])
+        drawn.append([title, _tongue(row), _strip(row), *figures, percent(row["chance"]), _questions(row)])
     drawing = table(columns, drawn, totals=len(means), class_="scores")
     if any(row.get("partial") for row in rows):
         return join(
             [drawing, paragraph("† not of the whole benchmark: compares with nothing published.", class_="note")]
         )
     return drawing
+
+
+def _questions(row: dict[str, Any]) -> str:
+    """How many questions a figure is of, and how many the benchmark has where these are others."""
+    items, whole = row.get("items"), row.get("benchmark_items")
+    return count(items) + (f" of {count(whole)}" if known(whole) and whole != items else "")
 
 
 def _strip(row: dict[str, Any]) -> Html:
