@@ -204,6 +204,7 @@ def benchmark_rows(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list
         items = sum(row["items"] for row in parts)
         found.append(
             _row(benchmark, metric, parts, [row["items"] / items for row in parts])
+            | _without_contaminated(parts, by_size=True)
             | {"set": benchmark.name, "tasks": len(parts), "benchmark_items": questions(benchmark)}
             | ({} if whole else {"partial": True})
         )
@@ -221,6 +222,7 @@ def suite_rows(suite: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any
         whole = len(parts) == len(members) and not any(row.get("partial") for row in parts)
         found.append(
             _row(titles[members[0]], "mean", parts, [1 / len(parts)] * len(parts))
+            | _without_contaminated(parts, by_size=False)
             | {"set": f"{name}_{suite}", "shots": None, "tasks": len(parts)}
             | ({} if whole else {"partial": True})
         )
@@ -258,6 +260,27 @@ def _row(
         else sum(weight * value for weight, value in zip(weights, chances, strict=True)),
         "items": sum(row["items"] for row in parts),
         "seconds": round(sum(row["seconds"] for row in parts), 2),
+    }
+
+
+def _without_contaminated(parts: Sequence[dict[str, Any]], by_size: bool) -> dict[str, Any]:
+    """The fields of `met.clean_scores` for a mean over the parts, where all have them: of all clean items, or plain."""
+    if not all("clean" in row for row in parts):
+        return {}
+    clean = [row["clean"] for row in parts if row["clean"]["items"]]
+    items = sum(each["items"] for each in clean)
+    weights = [each["items"] / items if by_size else 1 / len(clean) for each in clean]
+    errors = [each["stderr"] for each in clean]
+    value = sum(weight * each["value"] for weight, each in zip(weights, clean, strict=True)) if clean else None
+    known = clean and None not in errors and len(clean) == len(parts)
+    return {
+        "contaminated": sum(row["contaminated"] for row in parts),
+        "searched": None if None in (counts := [row["searched"] for row in parts]) else sum(counts),
+        "clean": {
+            "items": items,
+            "value": value if by_size or len(clean) == len(parts) else None,
+            "stderr": math.hypot(*(w * e for w, e in zip(weights, errors, strict=True))) if known else None,
+        },
     }
 
 

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from xmodel.console import log, progress, table
 from xmodel.errors import UserError
 from xmodel.evaluate import paper
 from xmodel.evaluate.choices import mean_rows, score_choices
+from xmodel.evaluate.met import Known, clean_scores
 from xmodel.evaluate.perplexity import perplexity
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
-from xmodel.evaluate.results import questions_of, standing, write_tables, write_task
+from xmodel.evaluate.results import questions_of, read_results, standing, write_tables, write_task
 from xmodel.evaluate.scorer import TooLong
 from xmodel.evaluate.tasks import Prepared, definition_digest, open_task, prepare, rows_digest
 from xmodel.evaluate.translation import score_translation
@@ -44,6 +45,7 @@ def run_suites(
     subject: Subject | None = None,
     folder: Path | None = None,
     devices: Sequence[str] = (),
+    look_up: Callable[[Sequence[Prepared]], Known] = lambda ready: {},
 ) -> dict[str, Result]:
     """Carry out `settings.suites` on the corpus's held-out text and question sets; the results by suite.
 
@@ -55,6 +57,7 @@ def run_suites(
         subject: the same model, with what is known about it; the paper's suites write that beside their figures.
         folder: where the paper's suites leave their tasks' files and take up what stands; None: nowhere.
         devices: where copies of the model share the paper's suites; none: the model's own alone.
+        look_up: which questions of tasks stand in the training text (`met.met_questions`).
 
     Raises:
         UserError: an unknown suite, missing files, a tokenizer of another size than the model's vocabulary.
@@ -89,8 +92,9 @@ def run_suites(
     if prepared is not None:
         scored = subject or Subject(model, tokenizer, bos, "run", None, {})
         with tempfile.TemporaryDirectory() as nowhere:
+            known = look_up(prepared[0])
             rows, missing = score_tasks(
-                scored, *prepared, folder or Path(nowhere), limit=settings.limit, devices=devices
+                scored, *prepared, folder or Path(nowhere), limit=settings.limit, devices=devices, known=known
             )
         for row in paper.summarise(rows):
             kept = results.setdefault(row["suite"], {"results": [], "missing": missing})
@@ -122,6 +126,7 @@ def score_tasks(
     *,
     limit: int | None = None,
     devices: Sequence[str] = (),
+    known: Known | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Score tasks of the harness one by one, each written to `folder` as it ends; what stands there is skipped.
 
@@ -129,6 +134,7 @@ def score_tasks(
         missing: lines about tasks that cannot be scored.
         limit: only the first so many questions of each task.
         devices: where copies of the model share the requests; none: the model's own alone.
+        known: which questions stand in the training text; figures without them stand beside the others.
 
     Returns:
         The rows of all tasks, and the lines about what could not be scored, those of tasks with answers longer than
@@ -173,8 +179,10 @@ def score_tasks(
                 write_task(folder, prepared.name, content, result["items"])
             rows += content["results"]
             shown.advance(1, prepared.name)
-    write_tables(folder, subject.name)
-    return rows, missing
+    contents = read_results(folder)
+    clean = clean_scores(folder, contents, known or {})
+    write_tables(folder, contents, subject.name, clean)
+    return [row | clean.get((row["set"], row["metric"]), {}) for row in rows], missing
 
 
 def _marked(rows: Sequence[dict[str, Any]], prepared: Prepared, limit: int | None) -> list[dict[str, Any]]:
