@@ -177,6 +177,9 @@ def score_tasks(
                     "results": _marked(result["results"], prepared, limit),
                 }
                 write_task(folder, prepared.name, content, result["items"])
+            if not content["results"]:
+                missing.append(f"{prepared.name}: its answers are kept, and not run, so it has no score (--run-code)")
+                log(missing[-1])
             rows += content["results"]
             shown.advance(1, prepared.name)
     contents = read_results(folder)

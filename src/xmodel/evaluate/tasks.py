@@ -22,6 +22,7 @@ from xmodel.evaluate.sizes import SIZES, size_of
 from xmodel.files import atomic_write
 
 FEWSHOT_SEED = 1234  # the harness's default: which examples stand before which question follows from it
+_NO_METRIC = {"metric_list": [{"metric": "bypass"}], "filter_list": None, "unsafe_code": False}
 _NOT_OF_A_TASK = ("tag", "group", "task_list", "include")
 
 
@@ -160,16 +161,11 @@ def open_task(prepared: Prepared) -> Any:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     _remember_templates()
-    unsafe = prepared.name == "humaneval"
-    if unsafe and prepared.run_code:
-        os.environ["HF_ALLOW_CODE_EVAL"] = "1"
-    try:
-        config = stock(prepared.benchmark, prepared.name, resolve=not unsafe or prepared.run_code)
-    except Exception as error:  # HumanEval's metric is loaded from the hub, and tried, when its definition is read
-        raise MachineError(f"{prepared.name}: its definition cannot be loaded ({error})") from None
+    unsafe = prepared.name == "humaneval"  # reading its functions loads a script of the hub, and runs it
+    config = stock(prepared.benchmark, prepared.name, resolve=not unsafe)
     config |= prepared.overlay | {"num_fewshot": prepared.shots}
-    if unsafe and not prepared.run_code:
-        config |= {"metric_list": [{"metric": "bypass"}], "filter_list": None, "unsafe_code": False}
+    if unsafe:
+        config |= _code_metric() if prepared.run_code else _NO_METRIC
     if prepared.splits is not None:
         tables = _tables(prepared.splits, config)
         config |= {"dataset_path": "json", "custom_dataset": lambda **_: tables}
@@ -184,6 +180,16 @@ def open_task(prepared: Prepared) -> Any:
             ) from None
     task.set_fewshot_seed(FEWSHOT_SEED)
     return task
+
+
+def _code_metric() -> dict[str, Any]:
+    """HumanEval's metric and filter, of our own making."""
+    from xmodel.evaluate.run_code import build_predictions, pass_at_k
+
+    return {
+        "metric_list": [{"metric": pass_at_k, "aggregation": "mean", "higher_is_better": True}],
+        "filter_list": [{"name": "create_test", "filter": [{"function": "custom", "filter_fn": build_predictions}]}],
+    }
 
 
 def _tables(splits: Mapping[str, Rows], config: Mapping[str, Any]) -> dict[str, Any]:
