@@ -259,7 +259,7 @@ def evaluate_fetch(folder: str, suites: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps({"written": written, "failed": failed}))
     if failed:
         raise MachineError(
-            f"{folder}: {written} files written, {len(failed)} sets could not be had:\n  " + "\n  ".join(failed)
+            f"{folder}: {written} files written, and some sets could not be had:\n  " + "\n  ".join(failed)
         )
     if not as_json:
         click.echo(f"{folder}: {written} files written")

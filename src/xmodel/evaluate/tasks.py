@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xmodel.console import log, progress
-from xmodel.errors import MachineError, UserError
+from xmodel.errors import MachineError, Unreachable, UserError, hub_fault
 from xmodel.evaluate.local_rows import ENDINGS, Rows, data_of, find_rows, read_rows
 from xmodel.evaluate.paper import BENCHMARKS, Benchmark, definitions, harness_tasks
 from xmodel.evaluate.sizes import SIZES, size_of
@@ -174,8 +174,9 @@ def open_task(prepared: Prepared) -> Any:
         try:
             task = ConfigurableTask(config=config)
         except (OSError, ValueError) as error:  # what datasets and huggingface_hub raise for a hub out of reach
+            reason = hub_fault(error) or _first_line(error)
             raise MachineError(
-                f"{prepared.name}: its rows cannot be loaded ({str(error).splitlines()[0]}); --benchmarks DIR reads "
+                f"{prepared.name}: its rows cannot be loaded ({reason}); --benchmarks DIR reads "
                 "local files, which `xmodel evaluate fetch DIR` gets on a machine with a network"
             ) from None
     task.set_fewshot_seed(FEWSHOT_SEED)
@@ -272,6 +273,7 @@ def fetch(folder: Path, selection: Mapping[Benchmark, Sequence[str]]) -> tuple[i
         raise UserError("fetching needs datasets: pip install 'xmodel[harness]'") from None
 
     datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of each try again it would write two lines
     written, failed = 0, []
     names = [(benchmark, name) for benchmark, tasks in selection.items() for name in tasks]
     with progress("evaluate fetch", len(names), "tasks") as shown:
@@ -291,9 +293,17 @@ def fetch(folder: Path, selection: Mapping[Benchmark, Sequence[str]]) -> tuple[i
                         _write_rows(folder / benchmark.data / _file_name(subset, split), tables[split])
                         written += 1
                 except Exception as error:  # any library below may raise its own; the other sets are still wanted
-                    failed.append(f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+                    fault = hub_fault(error)
+                    failed.append(f"{name}: {fault or f'{type(error).__name__}: {_first_line(error)}'}")
+                    if isinstance(fault, Unreachable):
+                        failed += ["the sets behind it were not asked for"] if (benchmark, name) != names[-1] else []
+                        break
             shown.advance(1)
     return written, failed
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _file_name(subset: str, split: str) -> str:
