@@ -22,7 +22,7 @@ from xmodel.evaluate import met, paper
 from xmodel.evaluate.local_rows import DATA, GLUE, data_of
 from xmodel.evaluate.met import Met, clean_scores, met_questions, question_text
 from xmodel.evaluate.results import as_text, read_items, read_results, tables
-from xmodel.evaluate.suites import score_tasks
+from xmodel.evaluate.suites import results_table, score_tasks
 from xmodel.evaluate.tasks import open_task, prepare
 from xmodel.inference.subjects import Subject
 
@@ -119,6 +119,10 @@ def test_scores_without_the_questions_that_were_met(tokenizer, tmp_path: Path) -
     assert group["clean"]["value"] == pytest.approx(sum(part["value"] * part["items"] / 7 for part in parts))
     mean = next(row for row in paper.summarise(found) if row["set"] == "mean_commonsense")
     assert mean["clean"] == by_key["arc_easy", "acc"]["clean"]
+    stage = results_table(found).splitlines()  # as the evaluate stage prints them
+    assert stage[0].split()[-2:] == ["contaminated", "clean"]
+    line = next(line.split() for line in stage if line.split()[1:4] == ["arc_easy", "0", "acc"])
+    assert line[-2:] == ["3", f"{100 * by_key['arc_easy', 'acc']['clean']['value']:.1f}"]
     shown = as_text(tables(paper.summarise(found), "tiny"))
     assert "  without contaminated" in shown
     assert "13 words or 30 Han characters in a row" in shown

@@ -285,7 +285,7 @@ def write_result(path: Path, suite: str, step: int, result: Result) -> None:
 
 def results_table(rows: Iterable[dict[str, Any]]) -> str:
     """Result rows for people: accuracies in percent with their standard error, chance beside them."""
-    lines = []
+    lines, found = [], []
     for row in rows:
         share = row["metric"].startswith(("acc", "exact_match", "mean", "f1", "mcc", "pass@"))
         scale, digits = (100, 1) if share else (1, 1 if row["metric"] == "chrf" else 3)
@@ -303,4 +303,13 @@ def results_table(rows: Iterable[dict[str, Any]]) -> str:
                 questions_of(row) if row.get("items") else row.get("documents", ""),
             ]
         )
-    return table(["suite", "set", "shots", "metric", "value", "stderr", "chance", "items"], lines)
+        clean = row.get("clean")
+        found.append(
+            ["", ""]
+            if clean is None
+            else [f"{row['contaminated']:,}", "–" if clean["value"] is None else f"{scale * clean['value']:.{digits}f}"]
+        )
+    heads = ["suite", "set", "shots", "metric", "value", "stderr", "chance", "items"]
+    if any(map(any, found)):  # where a run's corpus was searched for the questions
+        return table([*heads, "contaminated", "clean"], [line + more for line, more in zip(lines, found, strict=True)])
+    return table(heads, lines)
