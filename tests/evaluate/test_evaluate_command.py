@@ -125,6 +125,16 @@ def test_fewer_rows_than_the_benchmark_has_are_partial(
     assert re.search(r"arc_zh +0 +acc .* 8 of 1,170$", shown, re.MULTILINE)
 
 
+def test_another_split_than_the_benchmark_s_is_said_below_the_table(model_folder: Path, tmp_path: Path) -> None:
+    rows = write_benchmarks(tmp_path / "rows", "xcopa_zh") / "xcopa_zh"
+    (rows / "test.jsonl").rename(rows / "validation.jsonl")
+    arguments = (model_folder, "--suite", "xcopa_zh", "--benchmarks", tmp_path / "rows", "--out", tmp_path / "out")
+    row = json.loads(call(*arguments, "--json").stdout)["results"][0]
+    assert (row["partial"], row["note"]) == (True, "scored on validation (the benchmark is scored on test)")
+    assert "benchmark_items" not in row  # that is of the other split
+    assert "\nXCOPA-zh: scored on validation (the benchmark is scored on test).\n" in call(*arguments).stdout
+
+
 def test_what_cannot_be_scored_is_said_and_the_rest_is(benchmarks: Path, tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     tokenizer = train_tokenizer(tmp_path / "small")

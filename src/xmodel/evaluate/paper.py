@@ -207,6 +207,7 @@ def benchmark_rows(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list
             | _without_contaminated(parts, by_size=True)
             | {"set": benchmark.name, "tasks": len(parts), "benchmark_items": questions(benchmark)}
             | ({} if whole else {"partial": True})
+            | ({"note": notes[0]} if (notes := [row["note"] for row in parts if "note" in row]) else {})
         )
     return found
 

@@ -137,6 +137,8 @@ def _beside_published(suite: str, rows: Sequence[dict[str, Any]], name: str) -> 
             if column in partial and " of " in questions_of(ours[column])
         ]
         notes += [f"Questions scored: {', '.join(short)}."] if short else []
+        named = zip(columns, headers, strict=True)
+        notes += [f"{title}: {note}." for column, title in named if (note := ours.get(column, {}).get("note"))]
     for model, figures in sorted(PUBLISHED[suite].items(), key=lambda item: item[1][-1]):
         cells = []
         for column, figure in zip(columns, figures, strict=True):

@@ -191,9 +191,10 @@ def score_tasks(
 def _marked(rows: Sequence[dict[str, Any]], prepared: Prepared, limit: int | None) -> list[dict[str, Any]]:
     """Rows that say of how many questions the benchmark is, and whether they are of the whole of it."""
     whole = prepared.questions
-    size = {} if whole is None else {"benchmark_items": whole}
+    more: dict[str, Any] = {} if whole is None else {"benchmark_items": whole}
+    more |= {"note": "; ".join(prepared.notes)} if prepared.notes else {}
     return [
-        row | size | ({"partial": True} if limit or prepared.notes or row["items"] != (whole or row["items"]) else {})
+        row | more | ({"partial": True} if limit or prepared.notes or row["items"] != (whole or row["items"]) else {})
         for row in rows
     ]
 
@@ -310,6 +311,8 @@ def results_table(rows: Iterable[dict[str, Any]]) -> str:
             else [f"{row['contaminated']:,}", "–" if clean["value"] is None else f"{scale * clean['value']:.{digits}f}"]
         )
     heads = ["suite", "set", "shots", "metric", "value", "stderr", "chance", "items"]
+    if not any(line[0] for line in lines):  # all of one suite, whose name the reader knows
+        heads, lines = heads[1:], [line[1:] for line in lines]
     if any(map(any, found)):  # where a run's corpus was searched for the questions
         return table([*heads, "contaminated", "clean"], [line + more for line, more in zip(lines, found, strict=True)])
     return table(heads, lines)
