@@ -38,7 +38,7 @@ from xmodel.console import table
 from xmodel.corpus.mixture import sample_texts
 from xmodel.export.gguf import TYPES, export_gguf
 from xmodel.files import write_json
-from xmodel.inference.engine import generate
+from xmodel.inference.generate import generate
 from xmodel.model.checkpoint_io import load_model, save_model
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Export, Model

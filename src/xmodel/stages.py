@@ -164,7 +164,7 @@ def contaminated(run: Path, ready: Sequence[Any], anyway: bool = False) -> Any:
 def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
     from xmodel.evaluate.replicas import every_gpu
     from xmodel.evaluate.suites import run_suites, write_result
-    from xmodel.inference.engine import generate_text
+    from xmodel.inference.generate import generate_text
     from xmodel.inference.subjects import open_subject
 
     checkpoint = checkpoint_folder(run)

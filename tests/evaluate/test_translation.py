@@ -20,7 +20,7 @@ from xmodel.evaluate.translation import (
     read_pairs,
     score_translation,
 )
-from xmodel.inference.engine import generate
+from xmodel.inference.generate import generate
 
 
 def noisy(language: str, count: int = 80) -> tuple[list[str], list[str]]:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from xmodel.errors import MachineError, UserError
 from xmodel.export.hf import export_hf
-from xmodel.inference.engine import encode_prompt, generate
+from xmodel.inference.generate import generate
+from xmodel.inference.text import encode_prompt
 from xmodel.model.checkpoint_io import load_model
 from xmodel.recipe.settings import Export
 from xmodel.tokenizer.codec import Tokenizer

@@ -10,7 +10,8 @@ from tiny import make_model
 
 from xmodel.errors import UserError
 from xmodel.inference import many
-from xmodel.inference.engine import generate
+from xmodel.inference.batch import Batch
+from xmodel.inference.generate import generate
 from xmodel.inference.many import generate_many
 from xmodel.inference.prefixes import MIN_PREFIX
 from xmodel.model.transformer import Transformer
@@ -56,10 +57,8 @@ def test_a_common_beginning_goes_through_the_model_once(monkeypatch: pytest.Monk
 
 def test_rows_are_refilled_and_none_runs_on_after_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
-    step = many._step
-    monkeypatch.setattr(
-        many, "_step", lambda model, cache, going: (steps.append(len(going)), step(model, cache, going))[1]
-    )
+    step = Batch.step
+    monkeypatch.setattr(Batch, "step", lambda self: (steps.append(len(self.going)), step(self))[1])
     done = []
     rooms = [2, 9, 3, 7, 1, 5]
     generate_many(

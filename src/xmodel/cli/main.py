@@ -201,7 +201,7 @@ def generate(
       xmodel generate runs/quickstart "The capital of France is"
       xmodel generate runs/quickstart "中国的首都是" --temperature 0.8 --top-p 0.95 --seed 7
     """
-    from xmodel.inference.engine import generate_text
+    from xmodel.inference.generate import generate_text
     from xmodel.model.checkpoint_io import load_model
     from xmodel.stages import checkpoint_folder
     from xmodel.tokenizer.codec import Tokenizer

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from xmodel.compare.architectures import ARCHITECTURES, kv_values_per_token
 from xmodel.errors import UserError
 from xmodel.files import read_json
-from xmodel.inference.engine import generate
+from xmodel.inference.generate import generate
 from xmodel.model.checkpoint_io import CONFIG, load_model
 from xmodel.model.config import from_hf
 from xmodel.model.transformer import KVCache, Transformer, compile_model

@@ -11,8 +11,8 @@ from typing import Any
 
 from xmodel.errors import UserError
 from xmodel.evaluate.questions import TRANSLATION, Item, QuestionSet
-from xmodel.inference.engine import encode_prompt
 from xmodel.inference.many import generate_many
+from xmodel.inference.text import encode_prompt
 
 EVERYDAY = Path(__file__).with_name("everyday_pairs.jsonl")
 SAMPLES = 5  # translations kept in the results, to look at

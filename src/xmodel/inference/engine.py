@@ -1,142 +1,304 @@
-"""Text out of a model: one prompt, greedily or sampled, over a key/value cache. (Many prompts: many.py.)
+"""The engine: requests join and leave a running batch at any step (continuous batching), one thread runs the model.
 
-Legend of the shape suffixes: B rows of a batch, T tokens of a row, V vocabulary.
+A turn of the thread: cancelled requests leave; waiting ones get free rows, first come, first served; at most one chunk
+of prompts goes through the model; every row takes one decoding step. So a long prompt delays the others by one chunk
+for each of their tokens, and no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import queue as queues
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from xmodel.console import log
 from xmodel.errors import UserError
-from xmodel.model.transformer import KVCache, Transformer
-from xmodel.tokenizer.codec import Tokenizer
+from xmodel.inference.batch import CHUNK, Batch, Row
+from xmodel.inference.sampling import Choice, Sampler, Sampling, SettingError, pick
+from xmodel.inference.subjects import Subject
+from xmodel.inference.templates import end_ids
+from xmodel.inference.text import AnswerText, Token
 
-EOS = 2
+FINISHES: tuple[str, ...] = ("stop", "length", "cancelled", "error")
 
 
-def generate(
-    model: Transformer,
-    prompt_ids: Sequence[int],
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    stop_ids: Collection[int] = (EOS,),
-) -> Iterator[int]:
-    """Token ids that continue the prompt, until a stop id (not yielded), `max_new_tokens` or a full context.
+class QueueFull(Exception):
+    """As many requests wait already as the engine lets wait."""
 
-    Args:
-        temperature: 0 takes the likeliest token; otherwise logits are divided by it and a token is drawn.
-        top_k: draw from the k likeliest tokens; 0: from all.
-        top_p: draw from the fewest likeliest tokens whose probabilities reach p (arXiv 1904.09751); 1: from all.
-        seed: of this call's own random generator: the same seed gives the same text.
 
-    Raises:
-        UserError: at the call: a setting out of range, or a prompt that is empty or leaves no room in the context.
+class Closed(Exception):
+    """The engine takes no more requests."""
+
+
+class Delta(NamedTuple):
+    """What is new of an answer.
+
+    Attributes:
+        text: whole characters; what may be the beginning of a stop text is held back until that is settled.
+        tokens: those that the text belongs to; filled when `Sampling.logprobs` is set.
+        finish: None while the answer goes on; at its end "stop" (end of text, or a stop text), "length", "cancelled"
+            or "error".
+        new_tokens: of the answer so far.
     """
-    check_sampling(max_new_tokens, temperature, top_k, top_p)
-    limit = model.config.context_length
-    if not len(prompt_ids):
-        raise UserError("the prompt is empty: a model continues at least one token, such as <s>")
-    if len(prompt_ids) >= limit:
-        raise UserError(
-            f"the prompt has {len(prompt_ids)} tokens; the model's context holds {limit}, the answer included"
-        )
-    sampling = (temperature, top_k, top_p, torch.Generator("cpu").manual_seed(seed))
-    room = min(max_new_tokens, limit - len(prompt_ids))
-    return _generate(model, torch.tensor([list(prompt_ids)]), room, frozenset(stop_ids), sampling)
+
+    text: str
+    tokens: list[Token]
+    finish: str | None
+    new_tokens: int
 
 
-def _generate(
-    model: Transformer,
-    tokens_BT: Tensor,
-    room: int,
-    stop_ids: frozenset[int],
-    sampling: tuple[float, int, float, torch.Generator],
-) -> Iterator[int]:
-    device = model.rotary.device
-    cache = KVCache(model.config, 1, tokens_BT.shape[1] + room, model.compute_dtype, device)
-    for _ in range(room):
-        with torch.no_grad():  # not around the yield: the caller's own gradients are not our business
-            logits_V = model(tokens_BT.to(device), cache, last_only=True)[0, -1]
-        token = sample(logits_V, *sampling)
-        if token in stop_ids:
+class Stats(NamedTuple):
+    """Figures of an engine since its start."""
+
+    running: int
+    waiting: int
+    rows: int
+    cached_tokens: int
+    prompt_tokens_total: int
+    new_tokens_total: int
+    finished: dict[str, int]  # requests by how they ended
+
+
+class Ticket(Row):
+    """One request, as the engine keeps it; for its sender something to cancel."""
+
+    def __init__(
+        self, prompt: Sequence[int], room: int, sampler: Sampler, text: AnswerText, deliver: Callable[[Delta], None]
+    ) -> None:
+        super().__init__(prompt, room)
+        self.sampler, self.text, self.deliver = sampler, text, deliver
+        self.new_tokens = 0
+        self.cancelled = False
+        self.finish: str | None = None
+
+
+class Engine:
+    """Answers requests with one model. Safe to use from any thread."""
+
+    def __init__(self, subject: Subject, *, rows: int = 16, queue: int = 256, cells: int | None = None) -> None:
+        """Starts the engine's thread.
+
+        Args:
+            rows: requests that are answered at the same time, at most.
+            queue: requests that may wait for a row.
+            cells: tokens that the cache holds: of all rows, prompts and answers. None: what `rows` full contexts need.
+
+        Raises:
+            UserError: a number below 1, or cells that do not hold one context.
+        """
+        for name, value in (("rows", rows), ("queue", queue)):
+            if value < 1:
+                raise UserError(f"{name} is {value}; it has to be at least 1")
+        self.model = subject.model
+        self.context = subject.model.config.context_length
+        if cells is not None and cells < self.context:
+            raise UserError(
+                f"cells is {cells}; it has to hold at least one context of the model, {self.context} tokens"
+            )
+        self.rows, self.queue = rows, queue
+        self._pieces, self._ends = subject.tokenizer.pieces, end_ids(subject)
+        self._batch = Batch(self.model, rows, self.context)
+        self._changed = threading.Condition()
+        self._waiting: deque[Ticket] = deque()
+        self._running: list[Ticket] = []  # in the order of their arrival; those at the end may still be in their prompt
+        self._closed = False
+        self._deadline: float | None = None
+        self._prompt_tokens = self._new_tokens = 0
+        self._finished: dict[str, int] = dict.fromkeys(FINISHES, 0)
+        self._thread = threading.Thread(target=self._run, name="xmodel-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, prompt: Sequence[int], settings: Sampling, deliver: Callable[[Delta], None]) -> Ticket:
+        """Ask for an answer. It may be cut short by the end of the context (finish "length").
+
+        Args:
+            deliver: called in the engine's thread with every new part of the answer, so it must not wait; the last one
+                has a `finish`. One that raises cancels its request.
+
+        Raises:
+            SettingError: a setting out of range, an empty prompt, one that leaves no room in the context, or with ids
+                that the model does not have.
+            QueueFull: `queue` requests wait already.
+            Closed: after `close`.
+        """
+        settings.check()
+        self._check(prompt)
+        room = min(settings.max_new_tokens, self.context - len(prompt))
+        text = AnswerText(self._pieces, settings.stop, keep_tokens=settings.logprobs is not None)
+        ticket = Ticket(tuple(prompt), room, Sampler(settings, prompt), text, deliver)
+        with self._changed:
+            if self._closed:
+                raise Closed("the engine is closed")
+            if len(self._waiting) >= self.queue:
+                raise QueueFull(f"{len(self._waiting)} requests wait already")
+            self._waiting.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a request; its last Delta has finish "cancelled". Does nothing to one that has ended."""
+        ticket.cancelled = True
+        with self._changed:
+            self._changed.notify()
+
+    def stream(self, prompt: Sequence[int], settings: Sampling) -> Iterator[Delta]:
+        """The parts of an answer as they come; closing the iterator cancels. Raises as `submit`, at the call."""
+        parts: queues.SimpleQueue[Delta] = queues.SimpleQueue()
+        found = self._parts(self.submit(prompt, settings, parts.put), parts)
+        next(found)  # into its try: from here on, closing it cancels
+        return found
+
+    def close(self, drain: float | None = None) -> None:
+        """Refuse new requests, finish those there are, and stop the thread.
+
+        Args:
+            drain: seconds after which what is not finished is cancelled; None: however long it takes.
+        """
+        with self._changed:
+            self._closed = True
+            if drain is not None:
+                self._deadline = time.monotonic() + drain
+            self._changed.notify()
+        self._thread.join()
+
+    def stats(self) -> Stats:
+        """Figures of this moment."""
+        with self._changed:
+            running, waiting = list(self._running), len(self._waiting)
+        cached = sum(ticket.length for ticket in running)
+        totals = self._prompt_tokens, self._new_tokens, dict(self._finished)
+        return Stats(len(running), waiting, self.rows, cached, *totals)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close(drain=0)
+
+    def _check(self, prompt: Sequence[int]) -> None:
+        vocabulary = self.model.config.vocab_size
+        if not len(prompt):
+            raise SettingError("prompt", "the prompt is empty: a model continues at least one token, such as <s>")
+        if len(prompt) >= self.context:
+            message = f"the prompt has {len(prompt)} tokens; the model's context holds {self.context}, "
+            raise SettingError("prompt", message + "the answer included")
+        if not 0 <= min(prompt) <= max(prompt) < vocabulary:
+            wrong = next(token for token in prompt if not 0 <= token < vocabulary)
+            raise SettingError(
+                "prompt", f"the prompt has the token id {wrong}; the model has ids 0 to {vocabulary - 1}"
+            )
+
+    def _parts(self, ticket: Ticket, parts: queues.SimpleQueue[Delta]) -> Iterator[Any]:
+        try:
+            yield None
+            finish = None
+            while finish is None:
+                delta = parts.get()
+                finish = delta.finish
+                yield delta
+        finally:
+            self.cancel(ticket)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._running or self._closed):
+                    self._changed.wait()
+                if self._closed and not (self._waiting or self._running):
+                    return
+                if self._deadline is not None and time.monotonic() >= self._deadline:
+                    for ticket in (*self._running, *self._waiting):
+                        ticket.cancelled = True
+                gone = [ticket for ticket in self._waiting if ticket.cancelled]
+                if gone:
+                    self._waiting = deque(ticket for ticket in self._waiting if not ticket.cancelled)
+                while self._waiting and len(self._running) < self.rows:
+                    self._running.append(self._waiting.popleft())
+            for ticket in gone:
+                self._end(ticket, "cancelled")
+            try:
+                self._turn()
+            except Exception as error:
+                self._fail(list(self._running), error)
+
+    def _turn(self) -> None:
+        for ticket in [ticket for ticket in self._running if ticket.cancelled]:
+            self._end(ticket, "cancelled")
+        left = CHUNK  # tokens of prompts in this turn
+        for ticket in [ticket for ticket in self._running if ticket.length < len(ticket.prompt)]:
+            while left > 0 and ticket.length < len(ticket.prompt) and ticket.finish is None:
+                left -= min(CHUNK, len(ticket.prompt) - ticket.length)
+                self._prefill(ticket)
+        going: list[Any] = list(self._batch.going)
+        if going:
+            try:
+                logits_RV = self._batch.step()
+            except Exception as error:
+                self._fail(going, error)
+            else:
+                self._choose(going, logits_RV)
+
+    def _prefill(self, ticket: Ticket) -> None:
+        try:
+            logits_V = self._batch.prefill(ticket)
+        except Exception as error:
+            self._fail([ticket], error)
             return
-        yield token
-        tokens_BT = torch.tensor([[token]])
+        if logits_V is not None:
+            self._prompt_tokens += len(ticket.prompt)
+            self._choose([ticket], logits_V[None])
 
+    def _choose(self, tickets: list[Ticket], logits_RV: Tensor) -> None:
+        """Give every ticket its next token. What fails here fails one request, not its neighbours."""
+        for ticket, choice in zip(tickets, pick(logits_RV, [ticket.sampler for ticket in tickets]), strict=True):
+            try:
+                if isinstance(choice, Exception):
+                    raise choice
+                self._take(ticket, choice)
+            except Exception as error:
+                self._fail([ticket], error)
 
-def check_sampling(max_new_tokens: int, temperature: float, top_k: int, top_p: float) -> None:
-    """Raise a UserError for a setting that is out of range."""
-    for name, value, good, range_ in (
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
-        ("temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy) or more"),
-        ("top_k", top_k, top_k >= 0, "0 (all tokens) or more"),
-        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1 (all tokens)"),
-    ):
-        if not good:
-            raise UserError(f"{name} is {value}; it has to be {range_}")
+    def _take(self, ticket: Ticket, choice: Choice) -> None:
+        if choice.token in self._ends:
+            self._end(ticket, "stop")
+            return
+        ticket.last = choice.token
+        ticket.new_tokens += 1
+        self._new_tokens += 1
+        ticket.text.push(*choice)
+        if ticket.text.stopped:
+            self._end(ticket, "stop")
+        elif ticket.new_tokens >= ticket.room:
+            self._end(ticket, "length")
+        else:
+            text, tokens = ticket.text.take()
+            if text or tokens:
+                ticket.deliver(Delta(text, tokens, None, ticket.new_tokens))
 
+    def _end(self, ticket: Ticket, finish: str) -> None:
+        if ticket.finish is not None:
+            return
+        ticket.finish = finish
+        self._finished[finish] += 1
+        with self._changed:
+            if ticket in self._running:
+                self._running.remove(ticket)
+        self._batch.remove(ticket)
+        ticket.text.finish()
+        text, tokens = ticket.text.take(last=True)
+        try:
+            ticket.deliver(Delta(text, tokens, finish, ticket.new_tokens))
+        except Exception as error:
+            log(f"engine: a receiver failed at the end of its answer: {error!r}")
 
-def sample(logits_V: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> int:
-    """Draw one token id. The draw is made on the CPU in float32, so a seed means the same whatever the device."""
-    if temperature == 0:
-        return int(logits_V.argmax())
-    scaled_V = logits_V.float().cpu() / temperature
-    if top_k:
-        weakest = scaled_V.topk(min(top_k, len(scaled_V))).values[-1]
-        scaled_V = scaled_V.masked_fill(scaled_V < weakest, -torch.inf)
-    probabilities, ids = scaled_V.softmax(0).sort(descending=True, stable=True)
-    if top_p < 1:
-        before = probabilities.cumsum(0) - probabilities  # mass of the likelier tokens: the first one always stays
-        probabilities = probabilities.masked_fill(before >= top_p, 0.0)
-    return int(ids[torch.multinomial(probabilities, 1, generator=generator)])
-
-
-def encode_prompt(tokenizer: Tokenizer, prompt: str, bos: bool) -> list[int]:
-    """Token ids of a prompt, behind what stood before every text in training: <s>, or the </s> of the one before."""
-    return [tokenizer.bos_id if bos else tokenizer.eos_id, *tokenizer.encode(prompt)]
-
-
-def generate_text(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    prompt: str,
-    *,
-    bos: bool,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-) -> Iterator[str]:
-    """The text that continues `prompt`, piece by piece; a character is never broken. Settings as for `generate`.
-
-    Args:
-        bos: whether documents began with <s> in training (`tokens.bos` of the recipe).
-    """
-    ids = generate(
-        model,
-        encode_prompt(tokenizer, prompt, bos),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop_ids=(tokenizer.eos_id,),
-    )
-    return _decode(tokenizer, ids)
-
-
-def _decode(tokenizer: Tokenizer, ids: Iterator[int]) -> Iterator[str]:
-    stream = tokenizer.stream()
-    for token in ids:
-        if text := stream.push(token):
-            yield text
-    if text := stream.finish():
-        yield text
+    def _fail(self, tickets: list[Ticket], error: Exception) -> None:
+        """End requests with finish "error"; the traceback goes to the log, the engine goes on."""
+        log("engine: a request failed\n" + "".join(traceback.format_exception(error)).rstrip())
+        for ticket in tickets:
+            self._end(ticket, "error")

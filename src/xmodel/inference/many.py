@@ -11,7 +11,7 @@ D hidden width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from xmodel.errors import UserError
-from xmodel.inference.engine import EOS, check_sampling, sample
+from xmodel.inference.batch import Batch, Row
+from xmodel.inference.generate import EOS
 from xmodel.inference.prefixes import Prefix, Texts, Tree, divide, lay_out, sort_texts
-from xmodel.model.cache import Layout
+from xmodel.inference.sampling import Sampler, Sampling, pick
 
 
 class Costs(NamedTuple):
@@ -36,14 +37,13 @@ class Costs(NamedTuple):
 COSTS = {"cpu": Costs(64, 131_072, 2_048, 256), "cuda": Costs(256, 1_048_576, 65_536, 4_096)}
 
 
-@dataclass
-class _Row:
-    """A prompt that is being continued."""
+class _Row(Row):
+    """One of the prompts."""
 
-    number: int  # among the prompts
-    length: int  # tokens of it and its answer that the cache holds
-    last: int = -1  # the newest token, which the cache does not hold yet
-    answer: list[int] = field(default_factory=list)
+    def __init__(self, number: int, prompt: Sequence[int], room: int, sampler: Sampler) -> None:
+        super().__init__(prompt, room)
+        self.number, self.sampler = number, sampler
+        self.answer: list[int] = []
 
 
 @torch.no_grad()
@@ -82,7 +82,8 @@ def generate_many(
         UserError: a setting out of range, an empty prompt, or one that does not leave room for its new tokens.
     """
     rooms = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    check_sampling(min(rooms, default=1), temperature, top_k, top_p)
+    settings = Sampling(min(rooms, default=1), temperature, top_k, top_p)
+    settings.check()
     limit = model.config.context_length
     for prompt, room in zip(prompts, rooms, strict=True):
         if not len(prompt) or len(prompt) + room > limit:
@@ -95,69 +96,28 @@ def generate_many(
     costs = COSTS.get(model.device.type, COSTS["cuda"])
     capacity = max(len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True))
     limit_rows = max(1, min(len(prompts), costs.rows, (budget or costs.cells) // capacity))
-    finished = _Finished(rooms, frozenset(stop_ids), stop_texts, decode)
-    if seeds is None:
-        seeds = range(seed, seed + len(prompts))
-    pick = _picker(temperature, top_k, top_p, seeds)
-    answers: list[list[int]] = [[] for _ in prompts]
-    cache = model.new_cache(limit_rows, capacity)
-    waiting = _Waiting(model, prompts, costs)
-    going: list[_Row] = []  # row i of the cache belongs to going[i]
-    while going or waiting.left:
-        fresh: list[_Row] = []
-        if waiting.left and len(going) < limit_rows:
-            fresh, logits_RV = waiting.take(limit_rows - len(going), cache, len(going))
-            going += fresh
+    finished = _Finished(frozenset(stop_ids), stop_texts, decode)
+    rows = [
+        _Row(number, prompt, room, Sampler(replace(settings, seed=seeds[number] if seeds else seed + number)))
+        for number, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
+    ]
+    batch = Batch(model, limit_rows, capacity)
+    waiting = _Waiting(model, rows, costs)
+    while batch.going or waiting.left:
+        if waiting.left and len(batch.going) < limit_rows:
+            stepped, logits_RV = waiting.take(limit_rows - len(batch.going), batch)
         else:
-            logits_RV = _step(model, cache, going)
-        stepped = fresh or list(going)
-        for row, token in zip(stepped, pick(logits_RV, stepped), strict=True):
-            row.last = token
+            stepped, logits_RV = list(batch.going), batch.step()
+        for row, choice in zip(stepped, pick(logits_RV, [row.sampler for row in stepped]), strict=True):
+            if isinstance(choice, Exception):
+                raise choice
+            row.last = choice.token
         over = [row for row in stepped if finished(row)]
         for row in over:
-            answers[row.number] = row.answer
-            _remove(going, row, cache)
+            batch.remove(row)
         if over:
             done(len(over))
-    return answers
-
-
-def _step(model: Any, cache: Any, going: Sequence[_Row]) -> Tensor:
-    """Run the newest token of every row; the logits [R, V] of what follows it."""
-    device = model.device
-    ends_R = torch.tensor([row.length for row in going], device=device)
-    tokens_RT = torch.tensor([[row.last] for row in going], device=device)
-    length = max(row.length for row in going) + 1
-    seen_RS = torch.arange(length, device=device) <= ends_R[:, None]
-    layout = Layout(ends_R[:, None], seen_RS[:, None, None], columns_BT=ends_R[:, None])
-    hidden_RTD = model.hidden(tokens_RT, cache.first_rows(len(going)), layout)
-    for row in going:
-        row.length += 1
-    return model.head(hidden_RTD[:, -1])
-
-
-def _remove(going: list[_Row], row: _Row, cache: Any) -> None:
-    """Free a row; the last row moves to its place, so that those going on stay the first rows of the cache."""
-    place, last = going.index(row), len(going) - 1
-    if place != last:
-        device = cache.device
-        here, there = torch.tensor([place], device=device), torch.tensor([last], device=device)
-        cache.copy_rows(here, cache, there, going[last].length)
-        going[place] = going[last]
-    going.pop()
-
-
-def _picker(
-    temperature: float, top_k: int, top_p: float, seeds: Sequence[int]
-) -> Callable[[Tensor, Sequence[_Row]], list[int]]:
-    """How a row's next token is chosen from its logits."""
-    if temperature == 0:
-        return lambda logits_RV, _: logits_RV.argmax(-1).tolist()
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return lambda logits_RV, rows: [
-        sample(logits_V, temperature, top_k, top_p, generators[row.number])
-        for logits_V, row in zip(logits_RV.float().cpu(), rows, strict=True)
-    ]
+    return [row.answer for row in rows]
 
 
 class _Finished:
@@ -165,14 +125,13 @@ class _Finished:
 
     def __init__(
         self,
-        rooms: Sequence[int],
         stop_ids: frozenset[int],
         stop_texts: Sequence[Sequence[str]] | None,
         decode: Callable[[Sequence[int]], str] | None,
     ) -> None:
         if stop_texts is not None and decode is None:
             raise ValueError("stop_texts need decode")
-        self.rooms, self.stop_ids, self.decode = rooms, stop_ids, decode
+        self.stop_ids, self.decode = stop_ids, decode
         self.texts = [[text for text in texts if text] for texts in stop_texts] if stop_texts else None
         longest = max((len(text.encode()) for texts in self.texts or () for text in texts), default=0)
         self.tail = 2 * longest + 8  # tokens that surely hold a stop text which the newest one completes
@@ -181,7 +140,7 @@ class _Finished:
         if row.last in self.stop_ids:
             return True
         row.answer.append(row.last)
-        return len(row.answer) >= self.rooms[row.number] or self._says_stop(row)
+        return len(row.answer) >= row.room or self._says_stop(row)
 
     def _says_stop(self, row: _Row) -> bool:
         if self.texts is None or self.decode is None or not (stops := self.texts[row.number]):
@@ -196,36 +155,37 @@ class _Finished:
 class _Waiting:
     """The prompts that have no row yet: those with a common beginning together, the longest of them first."""
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], costs: Costs) -> None:
-        self.model, self.costs = model, costs
-        texts = [np.asarray(prompt, np.int64) for prompt in prompts]
+    def __init__(self, model: Any, rows: Sequence[_Row], costs: Costs) -> None:
+        self.model, self.rows, self.costs = model, rows, costs
+        texts = [np.asarray(row.prompt, np.int64) for row in rows]
         self.order, shared = sort_texts(texts)
         ids = [texts[number] for number in self.order]
         self.texts = Texts(ids, shared, np.array([len(text) - 1 for text in ids], np.int64))
         worth = costs.worth if getattr(model, "branches", True) else 2**62
         self.groups = self._groups(divide(self.texts, -1, worth), None)
-        self.left = len(prompts)
+        self.left = len(rows)
         self.group: tuple[int, Any, list[Tree]] = (0, None, [])
 
-    def take(self, count: int, cache: Any, first: int) -> tuple[list[_Row], Tensor]:
-        """Run the next prompts, at most `count`, into the cache from row `first` on; they and their next logits."""
+    def take(self, count: int, batch: Batch[_Row]) -> tuple[list[_Row], Tensor]:
+        """Run the next prompts, at most `count`, and give them rows of the batch; they and their next logits."""
         while not self.group[2]:
             self.group = next(self.groups)
         start, stem, trees = self.group
         count = min(count, len(trees), max(1, self.costs.prompt_tokens // trees[0].size))
         taken, self.group = trees[:count], (start, stem, trees[count:])
         self.left -= count
-        rows = lay_out(self.texts, [[tree] for tree in taken], start)
+        laid = lay_out(self.texts, [[tree] for tree in taken], start)
         device = self.model.device
-        own = self.model.new_cache(count, start + rows.tokens_BT.shape[1])
+        own = self.model.new_cache(count, start + laid.tokens_BT.shape[1])
         if start:
             own.fill(stem, start)
-        hidden_BTD = self.model.hidden(torch.from_numpy(rows.tokens_BT).to(device), own)
-        all_B = torch.arange(count, device=device)
-        cache.copy_rows(first + all_B, own, all_B, own.length)
+        hidden_BTD = self.model.hidden(torch.from_numpy(laid.tokens_BT).to(device), own)
+        rows = [self.rows[int(self.order[tree.first])] for tree in taken]
+        for row, tree in zip(rows, taken, strict=True):
+            row.length = start + tree.size
+        batch.join(rows, own)
         last_B = torch.tensor([tree.size - 1 for tree in taken], device=device)
-        found = [_Row(int(self.order[tree.first]), start + tree.size) for tree in taken]
-        return found, self.model.head(hidden_BTD[all_B, last_B])
+        return rows, self.model.head(hidden_BTD[torch.arange(count, device=device), last_B])
 
     def _groups(self, prefix: Prefix, stem: Any) -> Iterator[tuple[int, Any, list[Tree]]]:
         """Prompts behind each prefix, with the row that holds it: the same row for all, rewound."""

@@ -40,6 +40,7 @@ class Subject(NamedTuple):
         name: short and safe as a file name.
         run: the run directory it comes from, None for other folders.
         about: where, step, sha256 of the weights, parameters, dtype, device, versions: goes into every result file.
+        folder: the one with config.json and weights; None for a model that is in memory only.
     """
 
     model: Any
@@ -48,6 +49,7 @@ class Subject(NamedTuple):
     name: str
     run: Path | None
     about: dict[str, Any]
+    folder: Path | None = None
 
 
 def open_subject(where: str, *, step: int | None = None, dtype: str = "auto", device: str = "auto") -> Subject:
@@ -88,7 +90,7 @@ def open_subject(where: str, *, step: int | None = None, dtype: str = "auto", de
         "versions": _versions(),
     }
     bos = load_recipe(run / "recipe.yaml").tokens.bos if run else _begins_with_bos(folder, tokenizer)
-    return Subject(model, tokenizer, bos, _name(where, folder, run), run, about)
+    return Subject(model, tokenizer, bos, _name(where, folder, run), run, about, folder)
 
 
 def _device(name: str) -> torch.device:

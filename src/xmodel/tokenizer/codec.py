@@ -73,6 +73,11 @@ class Tokenizer:
         """uint16 [vocab_size]: UTF-8 bytes that each id stands for; over the ids of a text they sum to its size."""
         return np.array([len(piece) for piece in self.pieces], dtype=np.uint16)
 
+    @cached_property
+    def texts(self) -> dict[int, str]:
+        """How its file writes each id; of control tokens the spelling."""
+        return {number: piece.text for number, piece in enumerate(self._pieces)}
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without control tokens.
 

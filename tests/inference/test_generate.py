@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from tiny import make_model, texts
 
 from xmodel.errors import UserError
-from xmodel.inference.engine import encode_prompt, generate, generate_text, sample
+from xmodel.inference.generate import generate, generate_text
 from xmodel.inference.many import generate_many
+from xmodel.inference.sampling import Sampler, Sampling
+from xmodel.inference.text import encode_prompt
 
 MODEL = make_model(vocab_size=40, context=24)
 
@@ -80,10 +82,10 @@ def test_the_seed_decides_and_nothing_else() -> None:
 
 
 def frequencies(count: int = 4000, **arguments) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
     logits = torch.tensor([2.0, 1.0, 0.0, 1.5, -3.0])
-    arguments = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | arguments
-    drawn = [sample(logits, **arguments, generator=generator) for _ in range(count)]
+    arguments = {"temperature": 1.0} | arguments
+    sampler = Sampler(Sampling(**arguments, seed=0))
+    drawn = [sampler.choose(logits).token for _ in range(count)]
     return torch.bincount(torch.tensor(drawn), minlength=5) / count
 
 
@@ -116,10 +118,10 @@ def test_text_is_the_tokens_text_in_whole_characters(model, tokenizer, bos: bool
 
 
 def test_byte_tokens_become_one_character(model, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xmodel.inference import engine
+    from xmodel.inference import generate as module
 
     text = "路𝄞 " + texts()[100]
-    monkeypatch.setattr(engine, "generate", lambda *_, **__: iter(tokenizer.encode(text)))
+    monkeypatch.setattr(module, "generate", lambda *_, **__: iter(tokenizer.encode(text)))
     pieces = list(generate_text(model, tokenizer, "x", bos=True, max_new_tokens=5))
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
