@@ -27,6 +27,7 @@ MAY_IMPORT = {  # room -> rooms that it may know, besides itself
     "export": BASE | {"model", "tokenizer"},
     "importing": BASE | {"model", "tokenizer"},
     "compare": BASE | {"model", "inference"},
+    "chat": BASE | {"inference"},
     "report": BASE,
     "status": BASE,
     "plan": BASE | {"model"},

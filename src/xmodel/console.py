@@ -112,8 +112,16 @@ def progress(label: str, total: float | None, unit: str, done: float = 0) -> Ite
 
 
 def width(text: str) -> int:
-    """Columns that `text` takes on a terminal: East Asian wide characters take two (UAX #11)."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    """Columns that `text` takes on a terminal: East Asian wide characters take two (UAX #11), combining marks none."""
+    return sum(_columns(character) for character in text)
+
+
+def _columns(character: str) -> int:
+    if character.isascii():
+        return 1
+    if unicodedata.category(character) in ("Mn", "Me", "Cf") and character != "\u00ad":  # a soft hyphen is drawn
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def clip(text: str, columns: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -98,6 +99,25 @@ def read_json(path: Path) -> Any:
         raise MachineError(f"{path}: missing") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise MachineError(f"{path}: damaged ({error})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        MachineError: the file is missing or damaged, or holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise MachineError(f"{path}: damaged (no object)")
+    return found
+
+
+def nearest_folder(folder: Path) -> str:
+    """Ends a message about a folder that does not exist: `; did you mean runs/quickstart?`, or nothing."""
+    names = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    near = difflib.get_close_matches(folder.name, names, 1, 0.5)
+    return f"; did you mean {folder.parent / near[0]}?" if near else ""
 
 
 def checksum(path: Path) -> str:

@@ -71,7 +71,8 @@ def test_nested_prefixes_duplicates_and_texts_that_go_on_from_others(data, budge
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefixes, "MIN_PREFIX", data.draw(st.sampled_from([1, 3, 16])))
         worth, tree = data.draw(st.sampled_from([1, 8, 100])), data.draw(st.sampled_from([-1, 0, 4, 100]))
-        patch.setitem(scorer.COSTS, "cpu", scorer.Costs(budget, tree, worth, data.draw(st.sampled_from([1, 1000]))))
+        cells, cascade = data.draw(st.sampled_from([1, 1000])), data.draw(st.booleans())
+        patch.setitem(scorer.COSTS, "cpu", scorer.Costs(budget, tree, worth, cells, cascade))
         scores = loglikelihood(MODEL, requests)
     for request, score in zip(requests, scores, strict=True):
         expected = plain(MODEL, request)
@@ -79,8 +80,9 @@ def test_nested_prefixes_duplicates_and_texts_that_go_on_from_others(data, budge
         assert score.greedy == expected.greedy
 
 
-def test_a_common_beginning_of_many_is_cached_and_nests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(scorer.COSTS, "cpu", scorer.Costs(64, 4, 4, 1000))
+@pytest.mark.parametrize("cascade", [False, True])
+def test_a_common_beginning_of_many_is_cached_and_nests(monkeypatch: pytest.MonkeyPatch, cascade: bool) -> None:
+    monkeypatch.setitem(scorer.COSTS, "cpu", scorer.Costs(64, 4, 4, 1000, cascade))
     monkeypatch.setattr(prefixes, "MIN_PREFIX", 2)
     seen = []
     hidden = Transformer.hidden

@@ -32,16 +32,21 @@ def alone(prompt: list[int], new: int, **arguments) -> list[int]:
     ),
     budget=st.integers(1, 400),
     stop=IDS,
+    worth=st.sampled_from([1, 256]),
+    cascade=st.booleans(),
 )
-def test_rooms_of_their_own_and_any_number_of_rows(prompts, budget, stop) -> None:
+def test_rooms_of_their_own_and_any_number_of_rows(prompts, budget, stop, worth, cascade) -> None:
     texts = [SHARED * shared + ids for shared, ids, _ in prompts]
     rooms = [room for _, _, room in prompts]
-    found = generate_many(MODEL, texts, max_new_tokens=rooms, stop_ids=(stop,), budget=budget)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(many.COSTS, "cpu", many.COSTS["cpu"]._replace(worth=worth, cascade=cascade))
+        found = generate_many(MODEL, texts, max_new_tokens=rooms, stop_ids=(stop,), budget=budget)
     assert found == [alone(text, room, stop_ids=(stop,)) for text, room in zip(texts, rooms, strict=True)]
 
 
-def test_a_common_beginning_goes_through_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(many.COSTS, "cpu", many.COSTS["cpu"]._replace(worth=10))
+@pytest.mark.parametrize("cascade", [False, True])
+def test_a_common_beginning_goes_through_the_model_once(monkeypatch: pytest.MonkeyPatch, cascade: bool) -> None:
+    monkeypatch.setitem(many.COSTS, "cpu", many.COSTS["cpu"]._replace(worth=10, cascade=cascade))
     seen = []
     hidden = Transformer.hidden
     monkeypatch.setattr(

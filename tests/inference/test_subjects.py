@@ -96,7 +96,7 @@ def test_an_exported_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda run: str(run) + "x", UserError, "no such folder; a model on the hub is written hf:OWNER/NAME"),
+        (lambda run: str(run) + "x", UserError, "no such folder; did you mean .*my run"),
         (lambda run: str(run / "tokenizer"), UserError, "neither a run directory"),
         (lambda run: shutil.rmtree(run / "checkpoints") or str(run), MachineError, "no whole checkpoint"),
         (lambda run: save_model(make_model(300), run / "tokenizer") or str(run / "tokenizer"), UserError, "420 pieces"),

@@ -86,8 +86,7 @@ def import_run(
     from xmodel.recipe.settings import Tokenizer as Settings
     from xmodel.run import code_revision, hardware, versions
     from xmodel.tokenizer.adopt import adopt
-    from xmodel.tokenizer.codec import Tokenizer
-    from xmodel.tokens.write import pieces_fingerprint
+    from xmodel.tokenizer.codec import Tokenizer, pieces_fingerprint
 
     if out.exists():
         raise UserError(f"--out {out}: exists already; name a run directory that does not")

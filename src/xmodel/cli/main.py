@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from xmodel.cli.chat import chat
 from xmodel.cli.common import (
     FOLDER,
     JSON,
@@ -151,6 +152,7 @@ _stage_command(
 cli.add_command(pretrain)
 cli.add_command(plan)
 
+cli.add_command(chat)
 cli.add_command(evaluate)
 cli.add_command(import_)
 cli.add_command(compare)

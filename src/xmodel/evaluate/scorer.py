@@ -10,19 +10,21 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xmodel.errors import UserError
-from xmodel.inference.prefixes import Prefix, Texts, Tree, divide, lay_out, pack, sort_texts
-from xmodel.model.cache import KVCache, Layout
+from xmodel.inference.prefixes import Prefix, Rows, Texts, Tree, divide, lay_out, masks, pack, sort_texts
+from xmodel.model.cache import KVCache, Layout, Shared, Span
 
 BUDGET = 8_192  # tokens of a batch, padding included
-HEAD_VALUES = 2**24  # logits in memory at a time
+HEAD_VALUES = {"cpu": 2**21, "cuda": 2**24}  # logits at a time: on a CPU they stay in its cache
 
 Request = tuple[Sequence[int], Sequence[int]]
 
@@ -33,10 +35,11 @@ class Costs(NamedTuple):
     budget: int  # of a batch, padding included
     tree: int  # branches of so many tokens share a row with their trunk; attention computes them against each other
     worth: int  # a prefix that saves so many is computed apart and cached
-    cells: int  # keys of the rows under a cached prefix
+    cells: int  # keys of the rows under a cached prefix, where each holds a copy of it
+    cascade: bool  # whether rows read a cached prefix where it lies, if the model can do that
 
 
-COSTS = {"cpu": Costs(2_048, 768, 256, 32_768), "cuda": Costs(65_536, 1_024, 4_096, 524_288)}
+COSTS = {"cpu": Costs(1_024, 256, 256, 32_768, True), "cuda": Costs(65_536, 1_024, 4_096, 524_288, False)}
 
 
 class TooLong(UserError):
@@ -102,15 +105,15 @@ def target_logprobs(model: Any, hidden_ND: Tensor, targets_N: Tensor) -> tuple[T
 def _read_off(model: Any, hidden_UD: Tensor, rows_N: np.ndarray, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """`target_logprobs` where target n follows position rows_N[n], in ascending order."""
     logprobs, greedy = [], []
-    size = max(1, HEAD_VALUES // model.config.vocab_size)
+    size = max(1, HEAD_VALUES.get(hidden_UD.device.type, HEAD_VALUES["cuda"]) // model.config.vocab_size)
     cuts = np.searchsorted(rows_N, np.arange(0, len(hidden_UD) + size, size)).tolist()
     for chunk, hidden in enumerate(hidden_UD.split(size)):
         first, last = cuts[chunk], cuts[chunk + 1]
-        logits_UV = model.head(hidden).float()
+        logprobs_UV = F.log_softmax(model.head(hidden), 1, dtype=torch.float32)
         rows = on_device(rows_N[first:last] - chunk * size, hidden.device)
         targets = targets_N[first:last]
-        logprobs.append(logits_UV[rows, targets] - logits_UV.logsumexp(1)[rows])
-        greedy.append(logits_UV.argmax(1)[rows] == targets)
+        logprobs.append(logprobs_UV[rows, targets])
+        greedy.append(logprobs_UV.argmax(1)[rows] == targets)
     return torch.cat(logprobs), torch.cat(greedy)
 
 
@@ -120,7 +123,7 @@ def on_device(values: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-class Span(NamedTuple):
+class Asked(NamedTuple):
     """A request's scored tokens in the text that holds it."""
 
     request: int
@@ -129,12 +132,13 @@ class Span(NamedTuple):
 
 
 class _Engine:
-    """The requests of one call, as texts with the spans that are scored in each."""
+    """The requests of one call, as texts with what is asked of each."""
 
     def __init__(self, model: Any, requests: Sequence[Request], costs: Costs, done: Callable[[int], object]) -> None:
         self.model, self.costs, self.done = model, costs, done
+        self.cascade = costs.cascade and getattr(model, "cascades", False)
         self.count = len(requests)
-        self.texts, self.spans = _gather(requests, model.config.context_length)
+        self.texts, self.asked = _gather(requests, model.config.context_length)
         self.order: list[int] = []  # requests as they are scored
         self.lengths: list[int] = []  # tokens of each
         self.logprobs: list[Tensor] = []
@@ -168,15 +172,22 @@ class _Engine:
         return found
 
     def _score(self, prefix: Prefix, stem: Any) -> None:
-        """The trees right behind a prefix, in batches over rows that hold it."""
+        """The trees right behind a prefix, in batches."""
         start = prefix.end
-        if not stem or not start:
+        if self.cascade:
+            shared = [Shared(stem, start)] if stem and start else []
+            for batch in _cut(prefix.trees, self.costs.budget):
+                self._run_packed(batch, start, shared)
+        elif not stem or not start:
             for batch in pack(prefix.trees, self.costs.budget):
-                self._run(batch, 0, None)
-            return
-        width = max(
-            [256, *(tree.size for tree in prefix.trees)]
-        )  # small trees side by side: fewer copies of the prefix
+                self._run_rows(batch, 0, None)
+        else:
+            self._score_copies(prefix, stem)
+
+    def _score_copies(self, prefix: Prefix, stem: Any) -> None:
+        """Every row of a batch holds the prefix."""
+        start = prefix.end
+        width = max([256, *(tree.size for tree in prefix.trees)])  # small trees side by side: fewer copies
         rows = max(1, self.costs.cells // (start + width))
         batches = list(pack(prefix.trees, self.costs.budget, min(width, 256), rows))
         if not batches:
@@ -186,21 +197,36 @@ class _Engine:
         for batch in batches:
             held = cache.first_rows(len(batch))
             held.length = start
-            self._run(batch, start, held)
+            self._run_rows(batch, start, held)
 
-    def _run(self, batch: list[list[Tree]], start: int, cache: KVCache | None) -> None:
+    def _run_packed(self, batch: list[Tree], start: int, shared: list[Shared]) -> None:
+        device, dtype = self.model.device, self.model.compute_dtype
+        rows = lay_out(self.texts, [batch], start)
+        spans = []
+        for _, first, last, seen_TT in rows.trees:
+            bias_TT = None
+            if seen_TT is not None:
+                bias_TT = torch.zeros(seen_TT.shape, dtype=dtype)
+                bias_TT.masked_fill_(torch.from_numpy(~seen_TT), -math.inf)
+            spans.append(Span(first, last, bias_TT))
+        layout = Layout(on_device(rows.positions_BT, device), spans=spans, shared=shared)
+        self._keep(rows, start, self.model.hidden(on_device(rows.tokens_BT, device), layout=layout))
+
+    def _run_rows(self, batch: list[list[Tree]], start: int, cache: KVCache | None) -> None:
         device = self.model.device
         rows = lay_out(self.texts, batch, start)
-        layout = None
-        if rows.seen_BTS is not None:
-            seen_B1TS = on_device(rows.seen_BTS, device).unsqueeze(1)
-            layout = Layout(on_device(rows.positions_BT, device), seen_B1TS)
-        hidden_BTD = self.model.hidden(on_device(rows.tokens_BT, device), cache, layout)
+        layout, seen_BTS = None, masks(rows, start)
+        if seen_BTS is not None:
+            layout = Layout(on_device(rows.positions_BT, device), on_device(seen_BTS, device).unsqueeze(1))
+        self._keep(rows, start, self.model.hidden(on_device(rows.tokens_BT, device), cache, layout))
 
+    def _keep(self, rows: Rows, start: int, hidden_BTD: Tensor) -> None:
+        """Read off what is asked for in a batch."""
+        device = self.model.device
         width = rows.tokens_BT.shape[1]
         places, targets, requests = [], [], []
         for text, (row, path) in rows.places.items():
-            for span in self.spans[text]:
+            for span in self.asked[text]:
                 at = span.first - start
                 places.append(row * width + path[at : at + len(span.targets)])
                 targets.append(span.targets)
@@ -219,13 +245,27 @@ class _Engine:
         self.done(len(requests))
 
 
+def _cut(trees: Sequence[Tree], budget: int) -> Iterator[list[Tree]]:
+    """Trees one behind the other, in batches of at most `budget` tokens; a single tree may have more."""
+    batch: list[Tree] = []
+    size = 0
+    for tree in trees:
+        if batch and size + tree.size > budget:
+            yield batch
+            batch, size = [], 0
+        batch.append(tree)
+        size += tree.size
+    if batch:
+        yield batch
+
+
 def _deepest(prefix: Prefix) -> int:
     return max([prefix.end, *(_deepest(node) for node in prefix.below)])
 
 
-def _gather(requests: Sequence[Request], limit: int) -> tuple[Texts, list[list[Span]]]:
-    """The distinct texts of all requests, none the beginning of another, and the spans that are scored in each."""
-    inputs, spans = [], []
+def _gather(requests: Sequence[Request], limit: int) -> tuple[Texts, list[list[Asked]]]:
+    """The distinct texts of all requests, none the beginning of another, and what is asked of each."""
+    inputs, asked = [], []
     for number, (context, continuation) in enumerate(requests):
         if not len(context) or not len(continuation):
             raise UserError(f"request {number}: the context and the continuation need at least one token each")
@@ -237,18 +277,18 @@ def _gather(requests: Sequence[Request], limit: int) -> tuple[Texts, list[list[S
         ids = np.concatenate([np.asarray(context, np.int64), targets[:-1]])  # the last is predicted, never read
         ids = ids[-limit:]
         inputs.append(ids)
-        spans.append(Span(number, len(ids) - len(targets), targets))
+        asked.append(Asked(number, len(ids) - len(targets), targets))
     order, shared = sort_texts(inputs)
     texts: list[np.ndarray] = []
     kept_shared: list[int] = []
-    kept_spans: list[list[Span]] = []
+    kept: list[list[Asked]] = []
     for place, number in enumerate(order.tolist()):
         if place and shared[place] == len(texts[-1]):  # goes on where the text before ends: takes its place
             texts[-1] = inputs[number]
-            kept_spans[-1].append(spans[number])
+            kept[-1].append(asked[number])
             continue
         texts.append(inputs[number])
         kept_shared.append(int(shared[place]))
-        kept_spans.append([spans[number]])
-    free = np.array([min(span.first for span in found) for found in kept_spans], np.int64)
-    return Texts(texts, np.array(kept_shared, np.int64), free), kept_spans
+        kept.append([asked[number]])
+    free = np.array([min(span.first for span in found) for found in kept], np.int64)
+    return Texts(texts, np.array(kept_shared, np.int64), free), kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from xmodel.console import log
-from xmodel.errors import MachineError, UserError
-from xmodel.files import read_json
+from xmodel.errors import UserError
+from xmodel.files import nearest_folder, read_json, read_object
 from xmodel.model.checkpoint_io import CONFIG
 from xmodel.model.config import from_hf
 from xmodel.recipe.presets import swiglu_width
@@ -79,13 +78,11 @@ def read_source(folder: Path, kind: Kind, tokenizer: str | None, context: int | 
 
 def _shape(folder: Path, kind: Kind, context: int | None) -> Model:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder{_nearest(folder)}")
+        raise UserError(f"{folder}: no such folder{nearest_folder(folder)}")
     if not (folder / CONFIG).is_file():
         hint = "; a run is evaluated and exported as it is" if (folder / "recipe.yaml").is_file() else ""
         raise UserError(f"{folder}: no {CONFIG}, so not a model folder{hint}")
-    config = read_json(folder / CONFIG)
-    if not isinstance(config, dict):
-        raise MachineError(f"{folder / CONFIG}: damaged (no object)")
+    config = read_object(folder / CONFIG)
     found = config.get("model_type")
     if kind == "official":
         if found != "xmodel":
@@ -122,12 +119,6 @@ def _shape(folder: Path, kind: Kind, context: int | None) -> Model:
             f"{MOST_PIECES:,}. `xmodel evaluate` scores such a folder where it lies"
         )
     return shape
-
-
-def _nearest(folder: Path) -> str:
-    names = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-    near = difflib.get_close_matches(folder.name, names, 1, 0.5)
-    return f"; did you mean {folder.parent / near[0]}?" if near else ""
 
 
 def _check_tokenizer(opened: Opened, where: str, shape: Model, kind: Kind) -> None:

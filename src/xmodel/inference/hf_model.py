@@ -28,6 +28,7 @@ try:
 except ImportError:
     raise UserError("a model of another family than Llama needs `pip install xmodel[hf]`") from None
 
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # nor is a person asked to trust it
 TOLERANCE = 1e-4  # of logits when the ways to compute them are compared, in float32
 
 
@@ -246,9 +247,11 @@ def load_hf_model(folder: Path, dtype: torch.dtype, device: torch.device) -> HfM
         UserError: transformers cannot open it as a causal model.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **LOCAL)
+    except MemoryError:
+        raise
+    except Exception as error:  # what a config.json can make of other people's code is not to be foreseen
+        reason = _in_a_line(error)
         raise UserError(f"{folder}: transformers {transformers.__version__} cannot open it ({reason})") from None
     model.to(device)  # pyright: ignore[reportArgumentType] - an overload that transformers wraps
     return HfModel(model, _context_length(model.config.get_text_config(), folder))
@@ -258,8 +261,12 @@ def _context_length(text: Any, folder: Path) -> int:
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
         if isinstance(length := getattr(text, name, None), int) and length > 0:
             return length
-    length = getattr(AutoTokenizer.from_pretrained(folder, local_files_only=True), "model_max_length", 0)
+    length = getattr(AutoTokenizer.from_pretrained(folder, **LOCAL), "model_max_length", 0)
     return length if 0 < length < 10**7 else 2048  # as lm-evaluation-harness: where nothing says, 2048
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class HfTokenizer(OtherTokenizer):
@@ -272,9 +279,9 @@ class HfTokenizer(OtherTokenizer):
             UserError: transformers finds none there.
         """
         try:
-            self.backend: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.backend: Any = AutoTokenizer.from_pretrained(folder, **LOCAL)
+        except Exception as error:  # as above
+            reason = _in_a_line(error)
             raise UserError(f"{folder}: no tokenizer that transformers can open ({reason})") from None
         self.path, self.name = folder, folder.name
         vocabulary = self.backend.get_vocab()

@@ -23,6 +23,7 @@ from xmodel.inference.batch import Batch, Row
 from xmodel.inference.generate import EOS
 from xmodel.inference.prefixes import Prefix, Texts, Tree, divide, lay_out, sort_texts
 from xmodel.inference.sampling import Sampler, Sampling, pick
+from xmodel.model.cache import Layout, Shared, Span
 
 
 class Costs(NamedTuple):
@@ -32,9 +33,10 @@ class Costs(NamedTuple):
     cells: int  # key/value positions of all rows
     prompt_tokens: int  # of a batch of prompts, padding included
     worth: int  # a common beginning that saves so many tokens is computed apart
+    cascade: bool  # whether rows read a common beginning where it lies, if the model can do that
 
 
-COSTS = {"cpu": Costs(64, 131_072, 2_048, 256), "cuda": Costs(256, 1_048_576, 65_536, 4_096)}
+COSTS = {"cpu": Costs(64, 131_072, 1_024, 256, True), "cuda": Costs(256, 1_048_576, 65_536, 4_096, False)}
 
 
 class _Row(Row):
@@ -94,15 +96,14 @@ def generate_many(
     if not prompts:
         return []
     costs = COSTS.get(model.device.type, COSTS["cuda"])
-    capacity = max(len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True))
-    limit_rows = max(1, min(len(prompts), costs.rows, (budget or costs.cells) // capacity))
     finished = _Finished(frozenset(stop_ids), stop_texts, decode)
     rows = [
         _Row(number, prompt, room, Sampler(replace(settings, seed=seeds[number] if seeds else seed + number)))
         for number, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
     ]
-    batch = Batch(model, limit_rows, capacity)
     waiting = _Waiting(model, rows, costs)
+    limit_rows = max(1, min(len(prompts), costs.rows, (budget or costs.cells) // waiting.capacity))
+    batch = Batch(model, limit_rows, waiting.capacity)
     while batch.going or waiting.left:
         if waiting.left and len(batch.going) < limit_rows:
             stepped, logits_RV = waiting.take(limit_rows - len(batch.going), batch)
@@ -153,18 +154,28 @@ class _Finished:
 
 
 class _Waiting:
-    """The prompts that have no row yet: those with a common beginning together, the longest of them first."""
+    """The prompts that have no row yet: those with a common beginning together, the longest of them first.
+
+    Attributes:
+        left: how many.
+        capacity: tokens that a row must hold.
+    """
 
     def __init__(self, model: Any, rows: Sequence[_Row], costs: Costs) -> None:
         self.model, self.rows, self.costs = model, rows, costs
+        self.cascade = costs.cascade and getattr(model, "cascades", False)
         texts = [np.asarray(row.prompt, np.int64) for row in rows]
         self.order, shared = sort_texts(texts)
         ids = [texts[number] for number in self.order]
         self.texts = Texts(ids, shared, np.array([len(text) - 1 for text in ids], np.int64))
         worth = costs.worth if getattr(model, "branches", True) else 2**62
-        self.groups = self._groups(divide(self.texts, -1, worth), None)
+        plan = divide(self.texts, -1, worth)
+        self.groups = self._groups(plan, None)
         self.left = len(rows)
         self.group: tuple[int, Any, list[Tree]] = (0, None, [])
+        self.capacity = max(
+            (0 if self.cascade else tree.start) + tree.size + self._row(tree).room for tree in _trees(plan)
+        )
 
     def take(self, count: int, batch: Batch[_Row]) -> tuple[list[_Row], Tensor]:
         """Run the next prompts, at most `count`, and give them rows of the batch; they and their next logits."""
@@ -174,27 +185,52 @@ class _Waiting:
         count = min(count, len(trees), max(1, self.costs.prompt_tokens // trees[0].size))
         taken, self.group = trees[:count], (start, stem, trees[count:])
         self.left -= count
+        rows = [self._row(tree) for tree in taken]
+        for row, tree in zip(rows, taken, strict=True):
+            row.length = start + tree.size
+            if self.cascade and start:
+                row.stem, row.behind = stem, start
+        return rows, self.model.head((self._packed if self.cascade else self._padded)(taken, rows, batch))
+
+    def _packed(self, taken: list[Tree], rows: list[_Row], batch: Batch[_Row]) -> Tensor:
+        """Run prompts one behind the other; the hidden states of their last tokens, [B, D]."""
+        start, stem, device = rows[0].behind, rows[0].stem, self.model.device
+        laid = lay_out(self.texts, [taken], start)
+        own = self.model.new_cache(1, laid.tokens_BT.shape[1])
+        spans = [Span(tree.first, tree.last) for tree in laid.trees]
+        shared = [Shared(stem, start)] if start else []
+        layout = Layout(torch.from_numpy(laid.positions_BT).to(device), spans=spans, shared=shared)
+        hidden_BTD = self.model.hidden(torch.from_numpy(laid.tokens_BT).to(device), own, layout)
+        batch.join_packed(rows, own, [0, *(span.last for span in spans)])
+        return hidden_BTD[0, torch.tensor([span.last - 1 for span in spans], device=device)]
+
+    def _padded(self, taken: list[Tree], rows: list[_Row], batch: Batch[_Row]) -> Tensor:
+        """Run prompts as rows that hold what they have in common themselves; as `_packed`."""
+        (start, stem, _), device, count = self.group, self.model.device, len(taken)
         laid = lay_out(self.texts, [[tree] for tree in taken], start)
-        device = self.model.device
         own = self.model.new_cache(count, start + laid.tokens_BT.shape[1])
         if start:
             own.fill(stem, start)
         hidden_BTD = self.model.hidden(torch.from_numpy(laid.tokens_BT).to(device), own)
-        rows = [self.rows[int(self.order[tree.first])] for tree in taken]
-        for row, tree in zip(rows, taken, strict=True):
-            row.length = start + tree.size
         batch.join(rows, own)
         last_B = torch.tensor([tree.size - 1 for tree in taken], device=device)
-        return rows, self.model.head(hidden_BTD[torch.arange(count, device=device), last_B])
+        return hidden_BTD[torch.arange(count, device=device), last_B]
+
+    def _row(self, tree: Tree) -> _Row:
+        return self.rows[int(self.order[tree.first])]
 
     def _groups(self, prefix: Prefix, stem: Any) -> Iterator[tuple[int, Any, list[Tree]]]:
-        """Prompts behind each prefix, with the row that holds it: the same row for all, rewound."""
+        """Prompts behind each prefix, with the cache that holds it."""
         if prefix.trees:
             yield prefix.end, stem, sorted(prefix.trees, key=lambda tree: -tree.size)
         for child in prefix.below:
-            if stem is None:
-                stem = self.model.new_cache(1, self.model.config.context_length)
-            stem.length = child.start
+            below = self.model.new_cache(1, child.end)
+            if stem is not None:
+                below.fill(stem, child.start)
             ids = self.texts.ids[child.text][child.start : child.end]
-            self.model.hidden(torch.from_numpy(ids[None]).to(self.model.device), stem)
-            yield from self._groups(child, stem)
+            self.model.hidden(torch.from_numpy(ids[None]).to(self.model.device), below)
+            yield from self._groups(child, below)
+
+
+def _trees(prefix: Prefix) -> list[Tree]:
+    return [*prefix.trees, *(tree for child in prefix.below for tree in _trees(child))]

@@ -127,18 +127,32 @@ def pack(trees: Sequence[Tree], budget: int, width: int = 0, rows: int | None = 
         yield batch
 
 
+class Placed(NamedTuple):
+    """A tree in its row.
+
+    Attributes:
+        row, first, last: columns first..last of the row, the last one excluded.
+        seen_TT: bool, which token (axis 0) sees which (axis 1); None: each sees those before it, in a single text.
+    """
+
+    row: int
+    first: int
+    last: int
+    seen_TT: np.ndarray | None
+
+
 class Rows(NamedTuple):
     """A batch as arrays.
 
     Attributes:
         tokens_BT, positions_BT: int64. Padding is at the right.
-        seen_BTS: bool, what each token sees; None when every row is one text, where causal attention does.
+        trees: row by row, from left to right.
         places: for each text its row and, for each of its tokens behind `start`, the column in the row.
     """
 
     tokens_BT: np.ndarray
     positions_BT: np.ndarray
-    seen_BTS: np.ndarray | None
+    trees: list[Placed]
     places: dict[int, tuple[int, np.ndarray]]
 
 
@@ -147,18 +161,16 @@ def lay_out(texts: Texts, batch: Sequence[Sequence[Tree]], start: int) -> Rows:
     width = max(sum(tree.size for tree in row) for row in batch)
     tokens_BT = np.zeros((len(batch), width), np.int64)
     positions_BT = np.zeros((len(batch), width), np.int64)
-    chains = all(len(row) == 1 and row[0].last - row[0].first == 1 for row in batch)
-    seen_BTS = None
-    if not chains:
-        seen_BTS = np.zeros((len(batch), width, start + width), np.bool_)
-        seen_BTS[:, :, :start] = True
-        seen_BTS[:, np.arange(width), start + np.arange(width)] = True  # padding sees itself: a softmax of something
-    lower_TT = None if chains else np.tri(width, dtype=np.bool_)
+    found: list[Placed] = []
     places: dict[int, tuple[int, np.ndarray]] = {}
     for row, trees in enumerate(batch):
         used = 0
         for tree in trees:
+            left = used
             path = np.zeros(0, np.int64)  # columns of the tokens from `start` to where we are
+            single = tree.last - tree.first == 1
+            seen_TT = None if single else np.zeros((tree.size, tree.size), np.bool_)
+            lower_TT = None if single else np.tri(tree.size, dtype=np.bool_)
             for text in range(tree.first, tree.last):
                 ids = texts.ids[text]
                 depth = max(start, int(texts.shared[text])) if text > tree.first else start
@@ -167,10 +179,28 @@ def lay_out(texts: Texts, batch: Sequence[Sequence[Tree]], start: int) -> Rows:
                 tokens_BT[row, columns] = ids[depth:]
                 positions_BT[row, columns] = np.arange(depth, len(ids))
                 path = path[: depth - start]
-                if seen_BTS is not None and lower_TT is not None:
-                    seen_BTS[row, columns, start + path] = True
-                    seen_BTS[row, columns, start + used : start + used + new] = lower_TT[:new, :new]
+                if seen_TT is not None and lower_TT is not None:
+                    own = slice(used - left, used - left + new)
+                    seen_TT[own, path - left] = True
+                    seen_TT[own, own] = lower_TT[:new, :new]
                 path = np.concatenate([path, np.arange(used, used + new)])
                 places[text] = row, path
                 used += new
-    return Rows(tokens_BT, positions_BT, seen_BTS, places)
+            found.append(Placed(row, left, used, seen_TT))
+    return Rows(tokens_BT, positions_BT, found, places)
+
+
+def masks(rows: Rows, start: int) -> np.ndarray | None:
+    """What each token of a batch sees of the cached and the new ones, bool [B, T, S], for rows that hold the first
+    `start` tokens themselves; None when every row is one text, where causal attention does.
+    """
+    batch, width = rows.tokens_BT.shape
+    if len(rows.trees) == batch and all(tree.seen_TT is None for tree in rows.trees):
+        return None
+    seen_BTS = np.zeros((batch, width, start + width), np.bool_)
+    seen_BTS[:, :, :start] = True
+    seen_BTS[:, np.arange(width), start + np.arange(width)] = True  # padding sees itself: a softmax of something
+    for row, first, last, seen_TT in rows.trees:
+        own = np.tri(last - first, dtype=np.bool_) if seen_TT is None else seen_TT
+        seen_BTS[row, first:last, start + first : start + last] = own
+    return seen_BTS

@@ -7,6 +7,7 @@ Every consumer sees the same two faces. The *model* has `config.context_length`,
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import platform
 import re
@@ -20,16 +21,19 @@ import torch
 
 from xmodel.console import log
 from xmodel.errors import MachineError, UserError, hub_fault
-from xmodel.files import checksum, read_json
-from xmodel.model.checkpoint_io import AVERAGE, CONFIG, INDEX, WEIGHTS, load_model
+from xmodel.files import checksum, nearest_folder, read_json, read_object
+from xmodel.model.checkpoint_io import AVERAGE, CONFIG, WEIGHTS, load_model, open_weights, weight_files
 from xmodel.model.config import from_hf
+from xmodel.model.pickles import unpickled
 from xmodel.recipe.load import load_recipe
-from xmodel.tokenizer.codec import Tokenizer
+from xmodel.tokenizer.codec import Tokenizer, pieces_fingerprint
 from xmodel.tokenizer.others import MARK, SentencePieceTokenizer, is_ours, open_tokenizer
 
 HUB = "hf:"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 STEP = re.compile(r"step-(\d+)")
+STATE = "state.json"  # in a checkpoint: which tokenizer its tokens were of, among other things
+USED = 0.9  # share of a model's rows that a tokenizer has pieces for, at least: more padding is a mistake
 
 
 class Subject(NamedTuple):
@@ -72,13 +76,13 @@ def open_subject(where: str, *, step: int | None = None, dtype: str = "auto", de
     number_format = DTYPES["bf16" if place.type == "cuda" else "fp32"] if dtype == "auto" else DTYPES[dtype]
     folder, run = _locate(where, step)
     tokenizer_folder = run / "tokenizer" if run else folder
-    files = _weight_files(folder)
+    files = weight_files(folder, pickles=True)
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(_sha256, files)  # beside the loading: hashing does not hold Python's lock
-        model = _open_model(folder, number_format, place)
+        model = _open_model(folder, files, number_format, place)
         tokenizer = Tokenizer.load(tokenizer_folder) if run else _open_tokenizer(folder)
         sha256 = digest.result()
-    _check_fit(model, tokenizer, folder)
+    _check_fit(model, tokenizer, folder, run)
     found = STEP.fullmatch(folder.name)
     about = {
         "where": where,
@@ -107,13 +111,19 @@ def _device(name: str) -> torch.device:
 
 def _locate(where: str, step: int | None) -> tuple[Path, Path | None]:
     """The folder with config.json and weights, and the run that it belongs to."""
-    path = Path(where.removeprefix(HUB))
+    name = where.removeprefix(HUB)
+    path = Path(name)
+    if not name:
+        raise UserError(f"{where!r} names no model: a run, a checkpoint, a model folder, or {HUB}OWNER/NAME")
     if path.is_dir():
         path = path.resolve()
-    elif where.startswith(HUB):
-        path = _from_hub(where.removeprefix(HUB))
+    elif path.exists():
+        raise UserError(f"{where}: a file; a model is opened by its folder, {path.parent}")
+    elif where.startswith(HUB) and not path.is_absolute() and ".." not in path.parts:
+        path = _from_hub(name)
     else:
-        raise UserError(f"{where}: no such folder; a model on the hub is written hf:OWNER/NAME")
+        hint = nearest_folder(path) or f"; a model on the hub is written {HUB}OWNER/NAME"
+        raise UserError(f"{where}: no such folder{hint}")
     if (path / "recipe.yaml").is_file():
         return _checkpoint(path, step), path
     if step is not None:
@@ -189,18 +199,6 @@ def _from_hub(name: str) -> Path:
     return Path(found)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files whose tensors are scored."""
-    if (folder / AVERAGE).is_file():
-        return [folder / AVERAGE]
-    if (folder / INDEX).is_file():
-        return [folder / name for name in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
-    found = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
-    if not found:
-        raise UserError(f"{folder}: no weights; a model folder holds {WEIGHTS} or shards with {INDEX}")
-    return found
-
-
 def _sha256(files: Sequence[Path]) -> str:
     """SHA-256 of a file's bytes; of several, of their digests in order: `sha256sum` of each, then of the hex digits."""
     digests = []
@@ -210,9 +208,11 @@ def _sha256(files: Sequence[Path]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _open_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+def _open_model(folder: Path, files: Sequence[Path], dtype: torch.dtype, device: torch.device) -> Any:
     """Our own Transformer where the shape is ours; transformers' model behind the same face elsewhere."""
-    config = read_json(folder / CONFIG)
+    config = read_object(folder / CONFIG)
+    if config.get("model_type") == "xmodel":
+        raise UserError(f"{folder}: the published Xmodel-LM format; `xmodel import official` makes a run of it")
     if config.get("model_type") in ("llama", "qwen3") and not config.get("quantization_config"):
         try:
             from_hf(config)
@@ -222,6 +222,12 @@ def _open_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
             return load_model(folder, dtype, device)
     from xmodel.inference.hf_model import load_hf_model
 
+    for file in files:  # transformers' own words for a damaged file, or one with code in it, are pages
+        if file.suffix == ".bin":
+            collections.deque(unpickled(file), maxlen=0)
+        else:
+            with open_weights(file):
+                pass
     return load_hf_model(folder, dtype, device)
 
 
@@ -232,6 +238,11 @@ def _open_tokenizer(folder: Path) -> Any:
         return open_tokenizer(folder)
     if model.is_file() and not any((folder / name).is_file() for name in named):
         return SentencePieceTokenizer(model)
+    if not any((folder / name).is_file() for name in named) and not any(folder.glob("*.model")):
+        raise UserError(f"{folder}: no tokenizer; a model folder holds tokenizer.json or tokenizer.model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            read_object(folder / name)
     from xmodel.inference.hf_model import HfTokenizer
 
     return HfTokenizer(folder)
@@ -242,16 +253,25 @@ def _begins_with_bos(folder: Path, tokenizer: Any) -> bool:
     if (adds := getattr(tokenizer, "adds_bos", None)) is not None:
         return adds
     path = folder / "tokenizer_config.json"
-    return bool(read_json(path).get("add_bos_token", True)) if path.is_file() else True
+    return bool(read_object(path).get("add_bos_token", True)) if path.is_file() else True
 
 
-def _check_fit(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Raise a UserError for a tokenizer whose ids the model does not have, or that has nothing to begin a text with."""
-    if tokenizer.vocab_size > model.config.vocab_size:
+def _check_fit(model: Any, tokenizer: Any, folder: Path, run: Path | None) -> None:
+    """Raise a UserError for a tokenizer whose ids are not the model's, or that has nothing to begin a text with."""
+    pieces, rows = tokenizer.vocab_size, model.config.vocab_size
+    if pieces > rows:
         raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, the model only {model.config.vocab_size}: "
-            "they do not belong together"
+            f"{folder}: the tokenizer has {pieces} pieces, the model only {rows}: they do not belong together"
         )
+    if run and (folder / STATE).is_file():
+        trained, found = read_object(folder / STATE).get("tokenizer"), pieces_fingerprint(tokenizer)
+        if trained and trained != found:
+            raise UserError(
+                f"{folder}: trained on tokens of another tokenizer ({trained}) than the one in {run / 'tokenizer'} "
+                f"({found}); bring back that tokenizer"
+            )
+    if pieces < USED * rows:
+        log(f"{folder}: the tokenizer has {pieces} pieces and the model {rows}: they may not belong together")
     if tokenizer.bos_id is None and tokenizer.eos_id is None:
         raise UserError(
             f"{folder}: its tokenizer names neither a beginning nor an end of text; a tokenizer_config.json with "

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xmodel.errors import UserError
+from xmodel.model.cache import Layout
 
 BLOCK = 64  # queries handled at once by the CPU path: their scores stay in the cache
 SDPA_KERNELS = {
@@ -62,6 +63,51 @@ def masked_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, seen_TS: Te
         k_BKSC, v_BKSC = (heads.repeat_interleave(groups, dim=1) for heads in (k_BKSC, v_BKSC))
         groups = 1
     return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=seen_TS, enable_gqa=groups > 1)
+
+
+def cascade_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, layer: int, layout: Layout) -> Tensor:
+    """Attention where texts share a beginning, which is read once for all of them (CPU only), [B, H, T, C].
+
+    What queries find in the shared keys and what they find in their own are two softmaxes. Their log-sum-exps say what
+    part of the joint one each is (cascade attention, arXiv 2501.01005, section 3.1.2).
+
+    Args:
+        k_BKSC: own keys: of the tokens of a packed row (`layout.spans`), or of all that a mask lets a query see.
+    """
+    batch, heads, new, size = q_BHTC.shape
+    kv_heads = k_BKSC.shape[1]
+    if layout.seen_B1TS is None:
+        out_BTHC, lse_BTH = q_BHTC.new_empty(batch, new, heads, size), q_BHTC.new_empty(batch, new, heads).float()
+        out_BHTC, lse_BHT = out_BTHC.transpose(1, 2), lse_BTH.transpose(1, 2)
+        for first, last, bias_TT in layout.spans:
+            q, k, v = (x[:, :, first:last] for x in (q_BHTC, k_BKSC, v_BKSC))
+            out_BHTC[:, :, first:last], lse_BHT[:, :, first:last] = _flash(q, k, v, bias_TT)
+    else:  # a step of decoding: one query a row, and those of the heads that share a key stand together
+        assert new == 1
+        bias_B1TS = torch.zeros_like(layout.seen_B1TS, dtype=q_BHTC.dtype).masked_fill_(~layout.seen_B1TS, -math.inf)
+        out_BKGC, lse_BKG = _flash(q_BHTC.view(batch, kv_heads, -1, size), k_BKSC, v_BKSC, bias_B1TS)
+        out_BHTC, lse_BHT = out_BKGC.reshape(q_BHTC.shape), lse_BKG.reshape(batch, heads, 1)
+    for cache, length, rows_N in layout.shared:
+        keys_1KSC, values_1KSC = (x[layer, :1, :, :length] for x in (cache.keys_LBKSC, cache.values_LBKSC))
+        q_NHTC = q_BHTC if rows_N is None else q_BHTC[rows_N]
+        queries_1KQC = q_NHTC.unflatten(1, (kv_heads, -1)).permute(1, 0, 2, 3, 4).flatten(1, 3)[None]
+        shape = kv_heads, len(q_NHTC), -1, new
+        found_1KQC, weight_1KQ = _flash(queries_1KQC, keys_1KSC, values_1KSC, None, causal=False)
+        found_NHTC = found_1KQC.reshape(*shape, size).transpose(0, 1).flatten(1, 2)
+        lse_NHT = weight_1KQ.reshape(shape).transpose(0, 1).flatten(1, 2)
+        rows_N = slice(None) if rows_N is None else rows_N
+        part_NHTC = torch.sigmoid(lse_NHT - lse_BHT[rows_N]).unsqueeze(-1).to(q_BHTC.dtype)
+        out_BHTC[rows_N] = out_BHTC[rows_N].lerp(found_NHTC, part_NHTC)
+    return out_BHTC
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool = True) -> tuple[Tensor, Tensor]:
+    """Attention and the log-sum-exps of its scores, by the kernel that SDPA uses on a CPU, which keeps these to itself.
+
+    Without a bias it is causal where that is asked for; then there are as many keys as queries.
+    """
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel(q, k, v, 0.0, causal and bias is None, attn_mask=bias)
 
 
 def choose_attention(

@@ -7,6 +7,7 @@ C head size, N chosen rows.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,18 +16,44 @@ from torch import Tensor
 from xmodel.recipe.settings import Model
 
 
+class Span(NamedTuple):
+    """New tokens of a packed row that may see each other.
+
+    Attributes:
+        first, last: where in the row, the last one excluded.
+        bias_TT: 0 where a token (axis 0) sees another (axis 1), -inf where it does not, in the dtype of the model;
+            None: each sees those before it.
+    """
+
+    first: int
+    last: int
+    bias_TT: Tensor | None = None
+
+
+class Shared(NamedTuple):
+    """A common beginning: `length` tokens in the first row of a cache, seen by the new tokens of some rows."""
+
+    cache: KVCache
+    length: int
+    rows_N: Tensor | None = None  # int64; None: all
+
+
 class Layout(NamedTuple):
     """Where new tokens stand when rows are not alike: of other lengths, or with several texts or branches in a row.
 
     Attributes:
         positions_BT: int64, in the token's own text: what the rotary angles follow.
-        seen_B1TS: bool, which of the S cached and new tokens each new one sees; itself among them.
+        seen_B1TS: bool, which of the S cached and new tokens each new one sees; itself among them. None: see `spans`.
         columns_BT: int64, where in the cache each one's key and value go; None: all behind `cache.length`.
+        spans: of a packed row: there is one row, and texts stand in it one behind the other.
+        shared: beginnings that stand in caches of their own; a row sees one at most, whole, before its own tokens.
     """
 
     positions_BT: Tensor
-    seen_B1TS: Tensor
+    seen_B1TS: Tensor | None = None
     columns_BT: Tensor | None = None
+    spans: Sequence[Span] = ()
+    shared: Sequence[Shared] = ()
 
 
 class KVCache:
@@ -52,7 +79,8 @@ class KVCache:
 
     def append(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor, layout: Layout | None = None) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of one layer; return all that may be seen as views, [B, K, S, C]."""
-        end = self.length + k_BKTC.shape[2] if layout is None else layout.seen_B1TS.shape[-1]
+        masked = layout is not None and layout.seen_B1TS is not None
+        end = layout.seen_B1TS.shape[-1] if masked else self.length + k_BKTC.shape[2]
         keys_BKSC, values_BKSC = self.keys_LBKSC[layer, :, :, :end], self.values_LBKSC[layer, :, :, :end]
         if layout is not None and layout.columns_BT is not None:
             index_BKTC = layout.columns_BT[:, None, :, None].expand_as(k_BKTC)
@@ -84,3 +112,8 @@ class KVCache:
         """Put the first `length` keys and values of other's rows into rows of this cache."""
         self.keys_LBKSC[:, rows_N, :, :length] = other.keys_LBKSC[:, others_N, :, :length]
         self.values_LBKSC[:, rows_N, :, :length] = other.values_LBKSC[:, others_N, :, :length]
+
+    def copy_columns(self, row: int, other: KVCache, first: int, last: int) -> None:
+        """Put the keys and values first..last of the only row of another cache at the beginning of a row."""
+        self.keys_LBKSC[:, row, :, : last - first] = other.keys_LBKSC[:, 0, :, first:last]
+        self.values_LBKSC[:, row, :, : last - first] = other.values_LBKSC[:, 0, :, first:last]

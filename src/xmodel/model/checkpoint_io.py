@@ -14,12 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xmodel.errors import MachineError, UserError
-from xmodel.files import read_json, write_json
+from xmodel.files import read_object, write_json
 from xmodel.model.config import from_hf, to_hf
+from xmodel.model.pickles import unpickled
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Model
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 AVERAGE = "average.safetensors"  # in a checkpoint of a run with `pretrain.average`: what is evaluated and exported
 DERIVED = ".rotary_emb.inv_freq"  # old Llama checkpoints store the rotary frequencies, which follow from the config
 
@@ -82,7 +84,7 @@ def described_model(folder: Path) -> Transformer:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: no {CONFIG}; a checkpoint folder holds {CONFIG} and {WEIGHTS}")
     with torch.device("meta"):
-        return Transformer(from_hf(read_json(folder / CONFIG)))
+        return Transformer(from_hf(read_object(folder / CONFIG)))
 
 
 def belongs(name: str, shape: Sequence[int], expected: Mapping[str, Tensor], folder: Path) -> bool:
@@ -110,26 +112,46 @@ def check_complete(found: Mapping[str, Any], expected: Mapping[str, Tensor], fol
 
 
 def read_tensors(folder: Path, average: bool = True) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a folder's safetensors files, one after another, on the CPU."""
-    for file in weight_files(folder, average):
+    """Every tensor of a folder's files of weights, one after another, on the CPU. No code in a pickle is run."""
+    for file in weight_files(folder, average, pickles=True):
+        if file.suffix == ".bin":
+            yield from unpickled(file)
+            continue
         with open_weights(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
                 yield name, tensors.get_tensor(name)
 
 
-def weight_files(folder: Path, average: bool = True) -> list[Path]:
-    """The safetensors files that hold a folder's weights.
+def weight_files(folder: Path, average: bool = True, pickles: bool = False) -> list[Path]:
+    """The files that hold a folder's weights; where it has several kinds, those that transformers takes.
+
+    Args:
+        average: the averaged weights of a checkpoint, where it has them.
+        pickles: also `.bin` files, where there are no safetensors.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or an index names files elsewhere.
+        MachineError: an index is damaged, or names files that are missing.
     """
-    if average and (folder / AVERAGE).is_file():
-        return [folder / AVERAGE]
-    if (folder / INDEX).is_file():
-        return [folder / file for file in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    raise UserError(f"{folder}: neither {WEIGHTS} nor {INDEX}; a checkpoint folder holds one of them")
+    names = (*((AVERAGE,) if average else ()), WEIGHTS, INDEX, *((PICKLE, PICKLE_INDEX) if pickles else ()))
+    name = next((name for name in names if (folder / name).is_file()), None)
+    if name is None:
+        seen = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise UserError(f"{folder}: holds no weights ({WEIGHTS}, or shards with {INDEX}); it holds {seen}")
+    if not name.endswith(".json"):
+        return [folder / name]
+    places = read_object(folder / name).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise MachineError(f"{folder / name}: damaged (it has no weight_map)")
+    files = sorted(set(map(str, places.values())))
+    if outside := [file for file in files if Path(file).name != file]:
+        raise UserError(f"{folder / name}: names {outside[0]}, which is not a file beside it")
+    if missing := [file for file in files if not (folder / file).is_file()]:
+        raise MachineError(
+            f"{folder}: {len(missing)} of {len(files)} files are missing that {name} names, "
+            f"the first is {missing[0]}; copy the folder again"
+        )
+    return [folder / file for file in files]
 
 
 @contextmanager
@@ -139,6 +161,6 @@ def open_weights(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt", device="cpu") as tensors:
             yield tensors
     except FileNotFoundError:
-        raise MachineError(f"{file}: missing, though {INDEX} names it") from None
+        raise MachineError(f"{file}: missing") from None
     except (SafetensorError, json.JSONDecodeError) as error:
         raise MachineError(f"{file}: damaged ({error})") from None

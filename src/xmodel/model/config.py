@@ -55,13 +55,25 @@ def from_hf(config: dict[str, Any]) -> Model:
     def refuse(what: str) -> UserError:
         return UserError(f"config.json: {what}; this software runs plain Llama shapes only")
 
-    try:
-        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        layers, ffn, vocab_size = (int(config[key]) for key in ("num_hidden_layers", "intermediate_size", "vocab_size"))
-    except KeyError as missing:
-        raise UserError(
-            f"config.json: {missing} is missing; it should be the config.json of a Llama checkpoint"
-        ) from None
+    def number(key: str, default: Any = None, kind: type[int] | type[float] = int) -> Any:
+        value = config.get(key, default)
+        if value is None:
+            raise UserError(f"config.json: {key!r} is missing; it should be the config.json of a Llama checkpoint")
+        try:
+            found = kind(value)
+        except (TypeError, ValueError):
+            found = 0
+        if found <= 0:
+            raise UserError(f"config.json: {key} is {value!r}; it has to be a number above 0")
+        return found
+
+    hidden, heads, layers, ffn, vocab_size = (
+        number(key)
+        for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")
+    )
+    kv_heads = number("num_key_value_heads") if config.get("num_key_value_heads") else heads
+    if heads % kv_heads:
+        raise refuse(f"{heads} heads that share {kv_heads} key-value heads")
     qwen3 = config.get("model_type") == "qwen3"
     head_size = config.get("head_dim", 128 if qwen3 else None)
     if hidden % heads or head_size not in (None, hidden // heads):
@@ -75,18 +87,18 @@ def from_hf(config: dict[str, Any]) -> Model:
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     if rope_type != "default":
         raise refuse(f"rotary positions of type {rope_type!r}")
-    positions = int(config.get("max_position_embeddings", 2048))
+    positions = number("max_position_embeddings", 2048)
     return Model(
         layers=layers,
         heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
+        kv_heads=kv_heads,
         hidden=hidden,
         ffn=ffn,
-        context_length=int(config.get("context_length", positions)),
+        context_length=number("context_length", positions),
         position_table=positions,
         vocab_size=vocab_size,
         rope_base=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        norm_eps=number("rms_norm_eps", 1e-6, float),
         init_std=float(config.get("initializer_range", 0.02)),
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         qk_norm=qwen3,

@@ -10,13 +10,13 @@ H query heads, K key/value heads, C = D / H head size, F width of the SwiGLU, V 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodel.model.attention import causal_attention, masked_attention
+from xmodel.model.attention import cascade_attention, causal_attention, masked_attention
 from xmodel.model.cache import KVCache, Layout
 from xmodel.model.documents import DocumentMask, document_attention, document_mask
 from xmodel.model.fp8 import fp8_linear
@@ -117,7 +117,9 @@ class Attention(nn.Module):
         q_BHTC, k_BKSC, v_BKSC = (heads.transpose(1, 2) for heads in (q_BTHC, k_BTKC, v_BTKC))
         if cache is not None:
             k_BKSC, v_BKSC = cache.append(layer, k_BKSC, v_BKSC, layout)
-        if layout is not None:
+        if layout is not None and (layout.spans or layout.shared):
+            out_BHTC = cascade_attention(q_BHTC, k_BKSC, v_BKSC, layer, layout)
+        elif layout is not None:
             out_BHTC = masked_attention(q_BHTC, k_BKSC, v_BKSC, layout.seen_B1TS)
         elif documents is None:
             out_BHTC = causal_attention(q_BHTC, k_BKSC, v_BKSC, kernel=compute.attention)
@@ -197,6 +199,7 @@ class Transformer(nn.Module):
         self.compute_dtype = torch.float32
         self.z_loss = 0.0
         self.attention, self.fp8, self.checkpointing = "auto", False, "none"
+        self.decoder: Any = None  # set by inference.fast.prepare
         self.compiled_block: Callable[..., Tensor] | None = None  # set by compile_model
         self.model = Decoder(config)
         if not config.tied_embeddings:
@@ -227,6 +230,11 @@ class Transformer(nn.Module):
         """Where it computes."""
         return self.rotary.device
 
+    @property
+    def cascades(self) -> bool:
+        """Whether a layout may have `spans` and `shared`: on a CPU."""
+        return self.device.type == "cpu"
+
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         """An empty cache for `rows` texts of at most `capacity` tokens."""
         return KVCache(self.config, rows, capacity, self.compute_dtype, self.device)
@@ -255,6 +263,8 @@ class Transformer(nn.Module):
                 raise ValueError(
                     f"{past} + {new} tokens are more than the {limit} that the position table or the cache holds"
                 )
+        if self.decoder is not None and (states := self.decoder.hidden(tokens_BT, cache, layout)) is not None:
+            return states
         rotary_2TC = self.rotary[:, past : past + new] if layout is None else self.rotary[:, layout.positions_BT]
         x_BTD = F.embedding(tokens_BT, self.model.embed_tokens.weight)
         training = self.training and torch.is_grad_enabled() and cache is None and layout is None
@@ -275,6 +285,8 @@ class Transformer(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: [..., D] -> [..., V] in `compute_dtype`."""
+        if self.decoder is not None and (logits := self.decoder.head(hidden)) is not None:
+            return logits
         return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
     def forward(

@@ -7,6 +7,7 @@ U+2581, which it cannot tell from a space, is cut out of the text before and spe
 from __future__ import annotations
 
 import codecs
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -198,6 +199,11 @@ def _utf8(text: str) -> bytes:
     except UnicodeEncodeError as error:
         code = f"U+{ord(text[error.start]):04X}"
         raise UserError(f"a text holds the lone surrogate {code}, which UTF-8 cannot represent") from None
+
+
+def pieces_fingerprint(tokenizer: Any) -> str:
+    """Of what the ids mean: the pieces in their order."""
+    return hashlib.blake2b(b"\0".join(tokenizer.pieces), digest_size=16).hexdigest()
 
 
 def is_plain_unigram(model: bytes) -> bool:

@@ -8,7 +8,6 @@ Memory holds a few row groups, which the corpus stage keeps small.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections import deque
@@ -28,7 +27,7 @@ from xmodel.console import log, progress
 from xmodel.errors import MachineError, UserError
 from xmodel.files import PARTIAL, atomic_write, checksum, read_json, write_json
 from xmodel.recipe.settings import Tokens as Settings
-from xmodel.tokenizer.codec import Tokenizer, encode_arrow_by_batch
+from xmodel.tokenizer.codec import Tokenizer, encode_arrow_by_batch, pieces_fingerprint
 from xmodel.tokens.shards import END, PIECE_BYTES, TOKEN
 
 SPLITS = ("train", "validation")
@@ -139,11 +138,6 @@ def _open(split: str, path: Path) -> _Source:
 
 def _damaged(path: Path, error: Exception) -> MachineError:
     return MachineError(f"{path}: damaged ({' '.join(str(error).split())}); run the corpus stage again")
-
-
-def pieces_fingerprint(tokenizer: Tokenizer) -> str:
-    """Of what the ids mean: the pieces in their order."""
-    return hashlib.blake2b(b"\0".join(tokenizer.pieces), digest_size=16).hexdigest()
 
 
 def _take_up(work: Path, sources: list[_Source], tokenizer: Tokenizer, settings: Settings, fingerprint: str) -> None:

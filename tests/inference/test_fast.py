@@ -1,0 +1,222 @@
+"""Decoding in our own kernels: right, the same for a row in any company, and without a trace elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from xmodel.errors import UserError
+from xmodel.inference import cpu_decode, fast
+from xmodel.inference.batch import Batch, Row
+from xmodel.inference.fast import Int8Weight, prepare
+from xmodel.model.cache import Layout
+from xmodel.model.transformer import Transformer
+from xmodel.recipe.settings import Model
+
+SHAPES = {
+    "groups of 2": {},
+    "groups of 9, QK-norm": {"hidden": 144, "heads": 9, "kv_heads": 1, "qk_norm": True},
+    "no groups, tied": {"hidden": 64, "heads": 2, "kv_heads": 2, "tied_embeddings": True},
+    "odd sizes": {"hidden": 42, "heads": 3, "kv_heads": 1, "ffn": 37},
+}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def make(dtype: torch.dtype = torch.float32, **shape) -> Transformer:
+    """A random model whose parameters are numbers of bfloat16, so that models of both dtypes are the same model."""
+    sizes = {"layers": 2, "heads": 4, "kv_heads": 2, "hidden": 32, "ffn": 48, "vocab_size": 101} | shape
+    model = Transformer(Model(**sizes, context_length=192, position_table=192, init_std=0.15))
+    model.init_weights(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16().to(dtype)
+    model.compute_dtype = dtype
+    return model.eval()
+
+
+def multiply(kind: int, weights_OI: Tensor, scales_O: Tensor | None, x_NI: Tensor) -> Tensor:
+    """One product in one thread."""
+    rows, outputs = len(x_NI), len(weights_OI)
+    out_NO = torch.full((rows, outputs), torch.nan, dtype=x_NI.dtype)
+    cpu_decode.multiply(
+        np.zeros(cpu_decode.STRIDE, np.int64), kind, x_NI.dtype == torch.float32, weights_OI.data_ptr(),
+        scales_O.data_ptr() if scales_O is not None else 0, outputs, x_NI.shape[1], x_NI.data_ptr(), rows,
+        np.empty((rows, outputs), np.float32), out_NO.data_ptr(),
+    )  # fmt: skip
+    return out_NO
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(["fp32", "bf16", "int8"]),
+    dtype=st.sampled_from(["fp32", "bf16"]),
+    rows=st.integers(1, 21),
+    outputs=st.integers(1, 40),
+    size=st.integers(1, 200),
+    seed=st.integers(0, 2**31),
+)
+def test_products_are_right_and_the_same_alone(kind, dtype, rows, outputs, size, seed) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    as_dtype = DTYPES[dtype]
+    weights_OI, x_NI = torch.randn(outputs, size, generator=draw), torch.randn(rows, size, generator=draw).to(as_dtype)
+    if kind == "int8":
+        quantised = Int8Weight(weights_OI)
+        stored, scales_O, number = quantised.integers_OI, quantised.scales_O, cpu_decode.INT8
+        exact_OI = stored.double() * scales_O.double()[:, None]
+        assert bool(((exact_OI - weights_OI).abs() <= scales_O[:, None] * 0.5001).all())
+        assert int(stored.abs().amax(1).min()) == 127
+    else:
+        stored, scales_O = weights_OI.to(as_dtype), None
+        number = cpu_decode.FLOAT32 if as_dtype == torch.float32 else cpu_decode.BFLOAT16
+        exact_OI = stored.double()
+    found_NO = multiply(number, stored, scales_O, x_NI)
+    exact_NO, terms_NO = x_NI.double() @ exact_OI.T, x_NI.double().abs() @ exact_OI.abs().T
+    rounding = exact_NO.abs() * (2**-8 if as_dtype == torch.bfloat16 else 0)
+    assert bool(((found_NO.double() - exact_NO).abs() <= rounding + 2e-6 * terms_NO).all())
+    some = slice(rows // 3, rows // 3 + 1 + seed % rows)
+    assert torch.equal(multiply(number, stored, scales_O, x_NI[some]), found_NO[some])
+
+
+def run(model: Transformer, texts: list[list[int]], steps: int) -> list[list[Tensor]]:
+    """Each text's logits after its prompt and after each of `steps` more tokens, the texts in one batch."""
+    batch: Batch[Row] = Batch(model, len(texts), 192)
+    found: list[list[Tensor]] = []
+    for text in texts:
+        row, logits_V = Row(text[:-steps], steps), None
+        while logits_V is None:
+            logits_V = batch.prefill(row)
+        found.append([logits_V])
+    for step in range(steps):
+        for row, text in zip(batch.going, texts, strict=True):
+            row.last = text[step - steps]
+        for logits, logits_V in zip(found, batch.step(), strict=True):
+            logits.append(logits_V)
+    return found
+
+
+def some_texts(count: int) -> list[list[int]]:
+    draw = np.random.default_rng(1)
+    return [draw.integers(0, 101, size).tolist() for size in draw.integers(6, 90, count)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_equal_those_of_the_plain_path(shape) -> None:
+    texts = some_texts(5)
+    plain = torch.stack([v for row in run(make(**SHAPES[shape]), texts, 4) for v in row])
+    ours = torch.stack([v for row in run(prepare(make(**SHAPES[shape])), texts, 4) for v in row])
+    assert float((ours - plain).abs().max()) < 2e-5 * float(plain.abs().max())
+    errors = []
+    for model in (make(torch.bfloat16, **SHAPES[shape]), prepare(make(torch.bfloat16, **SHAPES[shape]))):
+        found = torch.stack([v for row in run(model, texts, 4) for v in row[1:]])
+        errors.append(float((found.float() - plain.view(5, 5, -1)[:, 1:].flatten(0, 1)).norm() / plain.norm()))
+    assert errors[1] < 1.1 * errors[0]  # the residual stream is in float32: nearer to the truth, if anything
+
+
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_has_the_same_bits_in_any_company(dtype, weights, monkeypatch) -> None:
+    model, texts = prepare(make(DTYPES[dtype], **SHAPES["groups of 9, QK-norm"]), weights), some_texts(11)
+    together = run(model, texts, 3)
+    for number in (0, 4, 10):
+        for found, alone in zip(together[number], run(model, [texts[number]], 3)[0], strict=True):
+            assert torch.equal(found, alone)
+    few = run(model, texts[3:6], 3)
+    assert all(torch.equal(a, b) for rows in zip(together[3:6], few, strict=True) for a, b in zip(*rows, strict=True))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            again = run(model, texts[3:6], 3)
+            assert all(
+                torch.equal(a, b) for rows in zip(again, few, strict=True) for a, b in zip(*rows[:2], strict=True)
+            )
+    finally:
+        torch.set_num_threads(before)
+
+
+class Nobody:
+    """A pool whose threads never come."""
+
+    def submit(self, *_: object) -> None: ...
+
+
+def test_a_thread_that_never_comes_is_not_waited_for(monkeypatch) -> None:
+    model, texts = prepare(make()), some_texts(2)
+    right = run(model, texts, 2)
+    monkeypatch.setattr(fast, "_pool", lambda process: Nobody())
+    monkeypatch.setattr(fast.torch, "get_num_threads", lambda: 4)
+    assert all(
+        torch.equal(a, b) for rows in zip(right, run(model, texts, 2), strict=True) for a, b in zip(*rows, strict=True)
+    )
+
+
+@torch.no_grad()
+def test_a_mask_with_holes_is_respected() -> None:
+    plain, ours = make(), prepare(make())
+    tokens = torch.arange(24).view(2, 12)
+    found = []
+    for model in (plain, ours):
+        cache = model.new_cache(2, 16)
+        model.hidden(tokens, cache)
+        cache.length = 0
+        seen_BS = torch.ones(2, 13, dtype=torch.bool)
+        seen_BS[0, 3:7] = seen_BS[1, 9:] = False
+        seen_BS[1, 8] = True
+        layout = Layout(torch.tensor([[5], [8]]), seen_BS[:, None, None], torch.tensor([[12], [8]]))
+        found.append(model.hidden(tokens[:, :1], cache, layout))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_beyond_the_cache_are_refused() -> None:
+    model = prepare(make())
+    cache = model.new_cache(1, 8)
+    one = torch.ones(1, 1, dtype=torch.int64)
+    for position, column in ((3, 8), (3, -1), (192, 3)):
+        layout = Layout(torch.tensor([[position]]), torch.ones(1, 1, 1, 8, dtype=torch.bool), torch.tensor([[column]]))
+        with pytest.raises(IndexError, match="beyond"):
+            model.hidden(one, cache, layout)
+    cache.length = 8
+    with pytest.raises(ValueError, match="position table or the cache"):
+        model.hidden(one, cache)
+
+
+def test_int8_is_near_and_frees_the_weights() -> None:
+    texts = some_texts(4)
+    shape = {"hidden": 128, "ffn": 256, "heads": 4}
+    exact = torch.stack([v for row in run(make(**shape), texts, 6) for v in row])
+    model = prepare(make(**shape), "int8")
+    found = torch.stack([v for row in run(model, texts, 6) for v in row])
+    assert float((found - exact).norm() / exact.norm()) < 0.06
+    names = [name for name, _ in model.named_parameters()]
+    assert not [name for name in names if name.endswith("proj.weight")]
+    assert "lm_head.weight" not in names
+
+
+def test_int8_is_refused_where_it_cannot_be() -> None:
+    with pytest.raises(UserError, match="own family"):
+        prepare(torch.nn.Linear(2, 2), "int8")
+    with pytest.raises(UserError, match="for CPUs"):
+        prepare(Transformer(make().config).to("meta"), "int8")
+    with pytest.raises(UserError, match="it has to be auto or int8"):
+        prepare(make(), "int4")
+    other = torch.nn.Linear(2, 2)
+    assert prepare(other) is other
+
+
+def test_training_and_whole_texts_are_as_before() -> None:
+    plain, ours = make(), prepare(make())
+    tokens = torch.arange(60).view(2, 30)
+    for model in (plain, ours):
+        model.train()
+        model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    for (name, a), b in zip(plain.named_parameters(), ours.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert torch.equal(a.grad, b.grad), name
+    with torch.no_grad():
+        assert torch.equal(plain.hidden(tokens), ours.hidden(tokens))
