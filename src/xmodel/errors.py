@@ -51,8 +51,8 @@ def hub_fault(error: BaseException) -> XmodelError | None:
     names = {kind.__name__ for each in chain for kind in type(each).__mro__}
     said = " ".join(map(str, chain))
     status = next((code for each in chain if (code := getattr(getattr(each, "response", None), "status_code", 0))), 0)
-    if "OfflineModeIsEnabled" in names or "ffline mode" in said:
-        return Unreachable("HF_HUB_OFFLINE forbids asking the hub")
+    if "OfflineModeIsEnabled" in names or "OfflineMode" in said or "Offline mode" in said:
+        return Unreachable("HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids asking the hub")
     if "HFValidationError" in names:
         return UserError("a name on the hub is OWNER/NAME")
     if "RevisionNotFoundError" in names:

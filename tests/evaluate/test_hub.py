@@ -132,6 +132,9 @@ def test_faults_by_their_chain() -> None:
             return outer
 
     assert isinstance(hub_fault(wrapped(errors.OfflineModeIsEnabled("x"))), Unreachable)
+    datasets_own = ConnectionError("Couldn't reach 'baber/piqa' on the Hub (OfflineModeIsEnabled)")
+    for offline in (errors.OfflineModeIsEnabled("x"), datasets_own):
+        assert "OFFLINE forbids" in str(hub_fault(wrapped(offline)))
     assert isinstance(hub_fault(wrapped(TimeoutError())), Unreachable)
     assert isinstance(hub_fault(wrapped(ConnectionRefusedError())), Unreachable)
     refused: Any = errors.HfHubHTTPError.__new__(errors.HfHubHTTPError)
