@@ -28,7 +28,43 @@ class MachineError(XmodelError):
     exit_code = 1
 
 
+class Unreachable(MachineError):
+    """No answer from the other side of a network: asking for more would only wait again."""
+
+
 class Interrupted(XmodelError):
     """The process was asked to stop and has saved its state (sysexits' EX_TEMPFAIL: try again later)."""
 
     exit_code = 75
+
+
+def hub_fault(error: BaseException) -> XmodelError | None:
+    """What an error of Hugging Face's client libraries means, in words for a person; None where it is of another kind.
+
+    A UserError: the hub does not have it, or not for this user. A MachineError: it could not answer; Unreachable: it
+    could not be asked. These libraries wrap their errors in one another, in other ways from version to version, so the
+    whole chain is looked at, by names and by the hub's status.
+    """
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
+        chain.append(before)
+    names = {kind.__name__ for each in chain for kind in type(each).__mro__}
+    said = " ".join(map(str, chain))
+    status = next((code for each in chain if (code := getattr(getattr(each, "response", None), "status_code", 0))), 0)
+    if "OfflineModeIsEnabled" in names or "OfflineMode" in said or "Offline mode" in said:
+        return Unreachable("HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids asking the hub")
+    if "HFValidationError" in names:
+        return UserError("a name on the hub is OWNER/NAME")
+    if "RevisionNotFoundError" in names:
+        return UserError("the hub has it, but not that revision")
+    if {"RepositoryNotFoundError", "DatasetNotFoundError"} & names or status in (401, 403, 404):
+        return UserError(
+            "the hub does not have it, or not for you (where it is private or gated: `hf auth login`, or HF_TOKEN)"
+        )
+    if status:
+        return MachineError(f"the hub answered {status}")
+    if any("Timeout" in name for name in (*names, said)):
+        return Unreachable("the hub did not answer in time")
+    if any("Connect" in name for name in names):  # ConnectionError, ConnectError ...
+        return Unreachable("the hub cannot be reached")
+    return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,20 @@ def checkpoint_folder(run: Run) -> Path:
     return found
 
 
+def contaminated(run: Path, ready: Sequence[Any], anyway: bool = False) -> Any:
+    """Which questions of benchmarks stand in the training text of a run; see `evaluate.met.met_questions`."""
+    from xmodel.console import progress
+    from xmodel.evaluate import met
+
+    def search(paths: Sequence[Path], asked: Sequence[met.Asked]) -> dict[str, Any]:
+        from xmodel.corpus.contamination import Asked, scan
+
+        with progress("evaluate contamination", None, "bytes") as shown:
+            return scan(paths, [Asked(*item) for item in asked], shown.advance)
+
+    return met.met_questions(run, ready, search, anyway=anyway)
+
+
 def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
     from xmodel.evaluate.replicas import every_gpu
     from xmodel.evaluate.suites import run_suites, write_result
@@ -169,6 +184,7 @@ def _evaluate(run: Run, folder: Path) -> dict[str, Any]:
         subject=subject,
         folder=run.path("evaluations", f"step-{step}"),
         devices=every_gpu() if train.device == "auto" else (),
+        look_up=lambda ready: contaminated(run.folder, ready),
     )
     for name, results in suites.items():
         write_result(folder / f"{name}.json", name, step, results)

@@ -18,7 +18,7 @@ from tiny import make_model, train_tokenizer
 
 from xmodel.cli.main import cli as group
 from xmodel.errors import UserError
-from xmodel.evaluate import harness
+from xmodel.evaluate import harness, sizes
 from xmodel.evaluate.results import read_items, read_results
 from xmodel.evaluate.suites import run_suites
 from xmodel.model.checkpoint_io import save_model
@@ -100,11 +100,39 @@ def test_an_interrupted_evaluation_goes_on(
     answer = json.loads(second.stdout)
     assert [row["set"] for row in answer["tasks"] if row["metric"] == "acc"] == ["arc_zh", "xcopa_zh", "xnli_zh"]
     assert answer["results"][-1]["set"] == "mean_chinese"
-    assert "partial" not in answer["results"][-1]
+    assert answer["results"][-1]["partial"]
     seen.clear()
     limited = call(*arguments, "--limit", 3)  # other settings: scored anew
+    assert limited.exit_code == 0
     assert seen == ["arc_zh", "xcopa_zh", "xnli_zh"]
-    assert json.loads(limited.stdout)["results"][-1]["partial"]
+
+
+def test_fewer_rows_than_the_benchmark_has_are_partial(
+    model_folder: Path, benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sizes.SIZES, "xcopa_zh", {"": 8})
+    arguments = (model_folder, "--suite", "chinese", "--benchmarks", benchmarks)
+    answer = json.loads(call(*arguments, "--out", tmp_path, "--json").stdout)
+    rows = {row["set"]: row for row in answer["results"] if row["metric"] in ("acc", "mean")}
+    assert {name: row.get("partial", False) for name, row in rows.items()} == {
+        "arc_zh": True, "xcopa_zh": False, "xnli_zh": True, "mean_chinese": True,
+    }  # fmt: skip
+    assert [row.get("benchmark_items") for row in rows.values()] == [1170, 8, 2490, None]
+    shown = call(*arguments, "--out", tmp_path).stdout  # what stands is marked as well
+    assert re.search(r"^exported\d*( +[\d.]+†?){4}$", shown, re.MULTILINE)
+    assert "Questions scored: ARC-zh 8 of 1,170, XNLI-zh 8 of 2,490.\n" in shown
+    assert re.search(r"xcopa_zh +0 +acc .* 8$", shown, re.MULTILINE)
+    assert re.search(r"arc_zh +0 +acc .* 8 of 1,170$", shown, re.MULTILINE)
+
+
+def test_another_split_than_the_benchmark_s_is_said_below_the_table(model_folder: Path, tmp_path: Path) -> None:
+    rows = write_benchmarks(tmp_path / "rows", "xcopa_zh") / "xcopa_zh"
+    (rows / "test.jsonl").rename(rows / "validation.jsonl")
+    arguments = (model_folder, "--suite", "xcopa_zh", "--benchmarks", tmp_path / "rows", "--out", tmp_path / "out")
+    row = json.loads(call(*arguments, "--json").stdout)["results"][0]
+    assert (row["partial"], row["note"]) == (True, "scored on validation (the benchmark is scored on test)")
+    assert "benchmark_items" not in row  # that is of the other split
+    assert "\nXCOPA-zh: scored on validation (the benchmark is scored on test).\n" in call(*arguments).stdout
 
 
 def test_what_cannot_be_scored_is_said_and_the_rest_is(benchmarks: Path, tmp_path: Path) -> None:
@@ -202,5 +230,8 @@ def test_fetch_says_what_could_not_be_had(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     result = call("fetch", tmp_path, "--suite", "piqa,boolq", "--json")
-    assert json.loads(result.stdout)["failed"][0] == "boolq: ConnectionError: no hub"
-    assert "2 sets could not be had" in str(result.exception)
+    assert json.loads(result.stdout)["failed"] == [
+        "boolq: the hub cannot be reached",
+        "the sets behind it were not asked for",
+    ]
+    assert "some sets could not be had" in str(result.exception)

@@ -164,3 +164,28 @@ def test_a_contaminated_set_is_scored_with_and_without(finished_run: Path, tmp_p
     score = next(row for row in found["scores"] if row["metric"] == "acc" and row["shots"] == 0)
     assert score["all"]["items"] == score["clean"]["items"] + score["contaminated"]["items"]
     assert score["contaminated"]["items"] >= len(long)
+
+
+def test_a_suite_of_a_run_is_scored_with_and_without_what_it_was_trained_on(run_copy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="the extra `harness`")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = [
+        f"Why did the {n}th old fisherman leave his boat number {n * n} at the harbour in winter {n}?" for n in range(6)
+    ]
+    rows = [
+        {"question": text, "choices": {"text": ["ice", "sun"], "label": ["A", "B"]}, "answerKey": "A"} for text in texts
+    ]
+    (tmp_path / "rows" / "arc_easy").mkdir(parents=True)
+    (tmp_path / "rows" / "arc_easy" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.table({"id": ["leak"], "text": [texts[2] + " ice"]}), run_copy / "corpus/train/leak.parquet")
+    arguments = (run_copy, "--suite", "arc_easy", "--benchmarks", tmp_path / "rows", "--json")
+    found = json.loads(run(*arguments))
+    row = next(row for row in found["results"] if (row["set"], row["metric"]) == ("arc_easy", "acc"))
+    assert (row["contaminated"], row["searched"], row["clean"]["items"], row["items"]) == (1, 6, 5, 6)
+    assert (run_copy / "evaluations" / "contamination.json").is_file()
+    assert "contamination" in [table["title"] for table in json.loads(next(run_copy.rglob("tables.json")).read_text())]
+    without = json.loads(run(*arguments, "--no-contamination", "--out", tmp_path / "out"))
+    assert "clean" not in without["results"][0]
+    assert "--contamination needs --suite" in refused(run_copy, "--no-contamination")

@@ -16,9 +16,12 @@ from xmodel.evaluate.paper import (
     PUBLISHED,
     definitions,
     published_columns,
+    questions,
     select,
     summarise,
 )
+from xmodel.evaluate.sizes import SIZES, size_of
+from xmodel.evaluate.tasks import stock, subset_of
 
 ROUNDED = 0.025  # one mean, 43.02, is printed as 43.00; all others are right to a hundredth
 BY_NAME = {benchmark.name: benchmark for benchmark in BENCHMARKS}
@@ -160,3 +163,38 @@ def test_a_mean_s_error_and_what_is_partial() -> None:
     assert summarise(rows[:-1])[-1]["partial"]
     assert summarise([*rows[:-1], rows[-1] | {"partial": True}])[-1]["partial"]
     assert summarise([rows[0] | {"stderr": None}, *rows[1:]])[-1]["stderr"] is None
+
+
+def test_published_shares_are_of_so_many_questions() -> None:
+    """A figure printed as 26.24 is 307 of 1,170, and no number of 1,172 questions: so the sizes are the paper's."""
+    odd = []
+    for suite, models in PUBLISHED.items():
+        for place, name in enumerate(published_columns(suite)):
+            if name not in BY_NAME or set(SIZES[BY_NAME[name].data]) != {""}:
+                continue
+            size = questions(BY_NAME[name])
+            for model, figures in models.items():
+                right = figures[place] * size / 100
+                if abs(100 * round(right) / size - figures[place]) > 0.00501:
+                    odd.append((model, name))
+    assert odd == [("Pythia-1.4B", "gsm8k")]  # 1.63 is 21.5 of 1,319, as a mean of two figures would be
+    assert abs(100 * round(26.24 * 11.72) / 1172 - 26.24) > 0.02
+
+
+def test_every_task_s_size_is_known_and_a_group_s_is_their_sum() -> None:
+    for benchmark in BENCHMARKS:
+        sizes = {
+            task: size_of(benchmark.data, subset_of(benchmark, stock(benchmark, task, resolve=False)), task)
+            for task in definitions(benchmark)
+        }
+        assert None not in sizes.values(), benchmark.name
+        assert sum(size or 0 for task, size in sizes.items() if task != "cola") == questions(benchmark)
+    totals = {"mmlu": 14042, "bbh_fewshot": 6511, "ceval-valid": 1346, "cmmlu": 11582, "glue": 67168}
+    assert {name: questions(BY_NAME[name]) for name in totals} == totals
+
+
+def test_a_group_of_short_tasks_is_partial() -> None:
+    rows = [row(task, 0.5, benchmark="mmlu", partial=True) for task in definitions(BY_NAME["mmlu"])]
+    found = next(one for one in summarise(rows) if one["set"] == "mmlu")
+    assert found["partial"]
+    assert (found["items"], found["benchmark_items"]) == (5700, 14042)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
-from tiny import make_model
+from tiny import make_model, texts
 
 from xmodel.errors import UserError
 from xmodel.evaluate.replicas import on_replicas, replicas
 from xmodel.evaluate.scorer import loglikelihood
 from xmodel.inference.many import generate_many
+from xmodel.inference.subjects import Subject
 
 MODEL = make_model(vocab_size=40, context=24)
 
@@ -47,3 +48,23 @@ def test_fewer_texts_than_replicas_and_a_device_that_is_not_there() -> None:
     assert on_replicas(models, [[1, 2]], lambda model, places: places) == [0]
     with pytest.raises(UserError, match="finds 0 GPUs"):
         replicas(MODEL, ["cpu", "cuda:9"]) if not __import__("torch").cuda.is_available() else pytest.skip("a GPU")
+
+
+def test_a_sampled_answer_does_not_depend_on_the_number_of_devices(tokenizer) -> None:
+    pytest.importorskip("lm_eval", reason="the extra `harness`")
+    from lm_eval.api.instance import Instance
+
+    from xmodel.evaluate.harness import SubjectLM
+
+    subject = Subject(make_model(tokenizer.vocab_size), tokenizer, True, "tiny", None, {})
+    settings = {"until": ["\n"], "max_gen_toks": 12, "do_sample": True}
+    requests = [  # greedy ones between them: a seed is of the place among all, not among those of a temperature
+        Instance("generate_until", {}, (text, settings | {"temperature": 0.0 if n % 5 == 0 else 0.9}), n, ("t", n, 1))
+        for n, text in enumerate(text[:20] for text in texts()[::13])
+    ]
+    one, two, three = (SubjectLM(subject, devices=["cpu"] * count).generate_until(requests) for count in (1, 2, 3))
+    assert one == two == three
+    same = [
+        Instance("generate_until", {}, (texts()[0], settings | {"temperature": 2.0}), n, ("t", n, 1)) for n in (0, 1)
+    ]
+    assert len(set(SubjectLM(subject).generate_until(same))) == 2  # the same prompt twice is sampled twice

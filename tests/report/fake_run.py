@@ -218,7 +218,9 @@ def tokens(folder: Path) -> None:
     write(folder / "tokens" / "manifest.json", {
         "bos": True, "vocab_size": 4096, "dtype": "uint16",
         "train": {title: shard(title, n) for title, n in zip(SOURCES, (2_310_000, 1_640_000, 820_000, 910_000), strict=True)},
-        "validation": {"en": shard("en", 61_000), "zh": shard("zh", 44_000)},
+        "validation": {
+            "en": shard("en", 61_000) | {"characters": 240_000}, "zh": shard("zh", 44_000) | {"characters": 60_000},
+        },
     })  # fmt: skip
 
 

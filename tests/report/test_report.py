@@ -233,7 +233,7 @@ def test_losses_and_held_out_figures_are_the_files(full: Path, page: Page) -> No
     for code, language in (("en", "English"), ("zh", "Chinese")):
         curve = [record for record in records if record["kind"] == "validation" and record["language"] == code]
         ends = [f"{record[key]:.3f}" for key in ("loss", "bits_per_byte") for record in (curve[0], curve[-1])]
-        assert page.row(language) == [language, "800", *ends]
+        assert page.row(language, "800") == [language, "800", *ends]
         assert f"{language} {curve[0]['bits_per_byte']:.2f} to {curve[-1]['bits_per_byte']:.2f}" in page.text
         held_out = {
             row["metric"]: row for row in load(full / "eval" / "perplexity.json")["results"] if row["language"] == code
@@ -539,3 +539,24 @@ def test_phases_of_a_norm_are_told_from_the_curve(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     told = "Rise from 11.0 until 100k tokens, within 1% of its highest (20.0) until 310k, fall to 18.0."
     assert told in Page(build_report(run)).text
+
+
+def test_compression_of_the_held_out_documents_beside_what_was_published(tmp_path: Path) -> None:
+    from xmodel.report.sections import PUBLISHED_COMPRESSION
+    from xmodel.tokenizer.compare_output import PUBLISHED
+
+    assert PUBLISHED_COMPRESSION == PUBLISHED
+    folder = fake_run(tmp_path / "run", ["recipe", "tokenizer", "tokens"])
+    page = Page(build_report(folder))
+    text_tokens = 61_000 - 2 * 610  # without <s> and </s>
+    assert page.row("English")[1:] == [
+        f"{text_tokens / 240_000:.4f}", f"{text_tokens / 244_000:.4f}", "610", "240,000", "244,000", f"{text_tokens:,}",
+    ]  # fmt: skip
+    assert page.row("All", "0.3430")[2:4] == ["0.2450", "1,050"]
+    assert page.row("LLaMA 2") == ["LLaMA 2", "32,000", "0.7524"]
+    assert "of a text that was not published" in page.text
+    old = json.loads((folder / "tokens" / "manifest.json").read_text())  # of a run from before characters were counted
+    for entry in old["validation"].values():
+        del entry["characters"]
+    (folder / "tokens" / "manifest.json").write_text(json.dumps(old))
+    assert Page(build_report(folder)).row("English")[1:3] == ["–", f"{text_tokens / 244_000:.4f}"]

@@ -81,6 +81,20 @@ def test_a_suite_of_the_paper_in_words_and_dots(tmp_path: Path) -> None:
     assert page.row("cola")[2:] == ["mcc", "5", "10.0% ±3.9", "–", "100"]
 
 
+def test_what_was_met_in_training_stands_beside_the_scores(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "run", ["recipe", "evaluate"])
+    clean = {"items": 30, "value": 0.5, "stderr": 0.1}
+    rows = [
+        row("arc_easy", "acc", 0.6, items=40, benchmark_items=2376, partial=True, contaminated=10, searched=None, clean=clean),
+        row("piqa", "acc", 0.7, items=40, benchmark_items=40),
+    ]  # fmt: skip
+    put(folder, "eval/commonsense.json", {"suite": "commonsense", "step": 100, "results": rows})
+    page = Page(build_report(folder))
+    assert page.row("arc_easy")[3:] == ["60.0% ±3.9†", "25.0%", "40 of 2,376", "25.0%", "50.0% ±19.6"]
+    assert page.row("piqa")[3:] == ["70.0% ±3.9", "25.0%", "40", "–", "–"]
+    assert "13 words or 30 Han characters in a row" in page.text
+
+
 # ---- by the number of examples, and by source ---------------------------------------------------------------------------
 
 

@@ -77,6 +77,9 @@ def test_shards_hold_the_documents(corpus, tokenizer, tmp_path, bos):
         found += documents
     for ids, text in zip(found, ENGLISH, strict=True):
         assert ids.tolist() == [1] * bos + tokenizer.encode(text) + [2]
+    held_out = {"en": ENGLISH[::5], "zh": CHINESE[::5]}
+    for language, texts in held_out.items():
+        assert manifest["validation"][language]["characters"] == sum(map(len, texts))
     assert entry["documents"] == len(ENGLISH)
     assert entry["bytes"] == sum(len(text.encode()) for text in ENGLISH)
     assert entry["tokens"] == sum(map(len, found)) == open_sources(tmp_path)["english"].tokens

@@ -36,6 +36,17 @@ class WithDefault(Commands):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Options of the command that needs no name stand in the group's help: there is no other place to find them."""
+        command = self.commands[self.default]
+        own = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        records = [record for option in own if (record := option.get_help_record(ctx))]
+        if records:
+            target = next((each.make_metavar(ctx) for each in command.params if isinstance(each, click.Argument)), "")
+            with formatter.section(f"Options of `{ctx.command_path} {target}`"):
+                formatter.write_dl(records)
+        super().format_options(ctx, formatter)
+
 
 class ManyTexts(click.Command):
     """Takes all that follows --text for files, as a shell makes them of a pattern: `--text corpus/*.jsonl`."""

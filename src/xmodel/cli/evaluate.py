@@ -49,6 +49,12 @@ experiments.add_to(evaluate)
 @click.option("--out", metavar="DIR", help="Result files (default: RUN/evaluations/step-N, or evaluations/NAME).")
 @click.option("--html", metavar="FILE", help="Write the tables as one HTML page.")
 @click.option("--markdown", metavar="FILE", help="Write the tables as Markdown.")
+@click.option(
+    "--contamination/--no-contamination",
+    default=None,
+    help="Look for the questions in the run's training text, and show the scores without those found. Default: where "
+    "its files have at most 20 GB.",
+)
 @click.option("--run-code", is_flag=True, help="HumanEval: run the code that the model writes. It may do anything.")
 @FOLDER
 @REDO
@@ -77,7 +83,8 @@ def evaluate_run(
             target, [name for given in (*suites, *overrides) for name in given.split(",") if name], as_json, **options
         )
         return
-    given = [name for name, value in options.items() if value not in (None, False, "auto")]
+    unset = (None, "auto")
+    given = [name for name, value in options.items() if value not in unset and (name != "run_code" or value)]
     if given or (not (Path(target) / "recipe.yaml").is_file() and not target.endswith((".yaml", ".yml"))):
         what = f"--{given[0].replace('_', '-')} needs" if given else f"{target} is no run: to score it, give"
         raise click.UsageError(f"{what} --suite, as in --suite paper (`xmodel evaluate tasks` lists the names)")
@@ -106,6 +113,7 @@ def _score(
     html: str | None,
     markdown: str | None,
     run_code: bool,
+    contamination: bool | None,
 ) -> None:
     from xmodel.errors import UserError
     from xmodel.evaluate import paper
@@ -134,7 +142,12 @@ def _score(
     tasks: list[dict[str, Any]] = []
     if ready:
         devices = every_gpu() if device == "auto" else []
-        tasks, missing = score_tasks(subject, ready, missing, place, limit=limit, devices=devices)
+        known = {}
+        if subject.run and contamination is not False:
+            from xmodel.stages import contaminated
+
+            known = contaminated(subject.run, ready, anyway=bool(contamination))
+        tasks, missing = score_tasks(subject, ready, missing, place, limit=limit, devices=devices, known=known)
     found = paper.summarise(tasks)
     log(f"results: {place}")
     if as_json:
@@ -246,7 +259,7 @@ def evaluate_fetch(folder: str, suites: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps({"written": written, "failed": failed}))
     if failed:
         raise MachineError(
-            f"{folder}: {written} files written, {len(failed)} sets could not be had:\n  " + "\n  ".join(failed)
+            f"{folder}: {written} files written, and some sets could not be had:\n  " + "\n  ".join(failed)
         )
     if not as_json:
         click.echo(f"{folder}: {written} files written")

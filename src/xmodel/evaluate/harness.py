@@ -154,14 +154,16 @@ class SubjectLM(TemplateLM):
             cut = [prompt[-(self.max_length - room) :] for prompt, room in zip(prompts, rooms, strict=True)]
             self.truncated += sum(len(short) < len(prompt) for short, prompt in zip(cut, prompts, strict=True))
             stops = [wanted[number][0] for number in rows]
-            written = self._write(cut, rooms, stops, temperature)
+            written = self._write(cut, rooms, stops, temperature, rows)
             for number, ids in zip(rows, written, strict=True):
                 answers[number] = _before_stops(self.decode(ids), wanted[number][0])
         return answers
 
     def _write(
-        self, prompts: list[list[int]], rooms: list[int], stops: list[list[str]], temperature: float
+        self, prompts: list[list[int]], rooms: list[int], stops: list[list[str]], temperature: float, seeds: list[int]
     ) -> list[list[int]]:
+        """The answers' ids. A sampled answer follows from its seed, so the number of devices does not change it."""
+
         def work(model: Any, places: list[int]) -> list[list[int]]:
             return generate_many(
                 model,
@@ -171,6 +173,7 @@ class SubjectLM(TemplateLM):
                 stop_texts=[stops[place] for place in places],
                 decode=self.decode,
                 temperature=temperature,
+                seeds=[seeds[place] for place in places],
                 done=self.done,
             )
 

@@ -22,7 +22,7 @@ class Data(NamedTuple):
     """The rows of one benchmark."""
 
     hub: str  # dataset of the Hugging Face hub
-    splits: str  # what is scored, then where examples come from, with the sizes of the originals
+    splits: str  # what is scored, with room for its size (sizes.py), then where examples come from
     licence: str
     texts: tuple[str, ...]  # fields that must be strings, and not empty
     choices: tuple[str, ...] = ()  # fields of the choices; one name: a list of them
@@ -36,7 +36,7 @@ LETTERS = ("A", "B", "C", "D", "E")
 DATA = {
     "arc_challenge": Data(
         "allenai/ai2_arc, ARC-Challenge",
-        "test 1,172; train 1,119",
+        "test {rows}; train 1,119",
         "CC BY-SA 4.0",
         ("question",),
         ("choices.text",),
@@ -46,7 +46,7 @@ DATA = {
     ),
     "arc_easy": Data(
         "allenai/ai2_arc, ARC-Easy",
-        "test 2,376; train 2,251",
+        "test {rows}; train 2,251",
         "CC BY-SA 4.0",
         ("question",),
         ("choices.text",),
@@ -56,7 +56,7 @@ DATA = {
     ),
     "boolq": Data(
         "aps/super_glue, boolq",
-        "validation 3,270; train 9,427",
+        "validation {rows}; train 9,427",
         "CC BY-SA 3.0",
         ("question", "passage"),
         answer="label",
@@ -65,7 +65,7 @@ DATA = {
     ),
     "hellaswag": Data(
         "Rowan/hellaswag",
-        "validation 10,042; train 39,905",
+        "validation {rows}; train 39,905",
         "MIT",
         ("activity_label", "ctx_a"),
         ("endings",),
@@ -76,7 +76,7 @@ DATA = {
     ),
     "openbookqa": Data(
         "allenai/openbookqa, main",
-        "test 500; train 4,957",
+        "test {rows}; train 4,957",
         "Apache-2.0",
         ("question_stem",),
         ("choices.text",),
@@ -86,7 +86,7 @@ DATA = {
     ),
     "piqa": Data(
         "baber/piqa",
-        "validation 1,838; train 16,113",
+        "validation {rows}; train 16,113",
         "AFL-3.0",
         ("goal",),
         ("sol1", "sol2"),
@@ -95,7 +95,7 @@ DATA = {
     ),
     "sciq": Data(
         "allenai/sciq",
-        "test 1,000; train 11,679",
+        "test {rows}; train 11,679",
         "CC BY-NC 3.0",
         ("question", "distractor1", "distractor2", "distractor3", "correct_answer"),
         blank=("support",),
@@ -104,7 +104,7 @@ DATA = {
     ),
     "triviaqa": Data(
         "mandarjoshi/trivia_qa, rc.nocontext",
-        "validation 17,944; train 138,384",
+        "validation {rows}; train 138,384",
         "Apache-2.0 (questions: their authors)",
         ("question",),
         ("answer.aliases",),
@@ -112,7 +112,7 @@ DATA = {
     ),
     "winogrande": Data(
         "allenai/winogrande, winogrande_xl",
-        "validation 1,267; train 40,398",
+        "validation {rows}; train 40,398",
         "Apache-2.0",
         ("sentence",),
         ("option1", "option2"),
@@ -123,21 +123,21 @@ DATA = {
     ),
     "bbh": Data(
         "SaylorTwift/bbh, one set a task",
-        "test 6,511 (27 tasks of 146 to 250)",
+        "test {rows} (27 tasks of 146 to 250)",
         "MIT",
         ("input", "target"),
         example='{"input": "not ( True ) and ( True ) is", "target": "False"}',
     ),
     "gsm8k": Data(
         "openai/gsm8k, main",
-        "test 1,319; train 7,473",
+        "test {rows}; train 7,473",
         "MIT",
         ("question", "answer"),
         example='{"question": "Two boxes hold 3 pens each. How many pens?", "answer": "2*3 = <<2*3=6>>6\\n#### 6"}',
     ),
     "mmlu": Data(
         "cais/mmlu, one set a subject",
-        "test 14,042; dev 285 (57 subjects)",
+        "test {rows}; dev 285 (57 subjects)",
         "MIT",
         ("question",),
         ("choices",),
@@ -147,7 +147,7 @@ DATA = {
     ),
     "arc_zh": Data(
         "alexandrainst/m_arc, zh",
-        "test 1,170",
+        "test {rows}",
         "CC BY-NC 4.0",
         ("instruction",),
         ("option_a", "option_b", "option_c", "option_d", "option_e"),
@@ -158,7 +158,7 @@ DATA = {
     ),
     "xcopa_zh": Data(
         "cambridgeltl/xcopa, zh",
-        "test 500; validation 100",
+        "test {rows}; validation 100",
         "CC BY 4.0",
         ("premise",),
         ("choice1", "choice2"),
@@ -168,7 +168,7 @@ DATA = {
     ),
     "xnli_zh": Data(
         "facebook/xnli, zh",
-        "validation 2,490; train 392,702",
+        "validation {rows}; train 392,702",
         "CC BY-NC 4.0",
         ("premise", "hypothesis"),
         answer="label",
@@ -177,7 +177,7 @@ DATA = {
     ),
     "ceval": Data(
         "ceval/ceval-exam, one set a subject",
-        "val 1,346; dev 260 (52 subjects)",
+        "val {rows}; dev 260 (52 subjects)",
         "CC BY-NC-SA 4.0",
         ("question",),
         ("A", "B", "C", "D"),
@@ -188,7 +188,7 @@ DATA = {
     ),
     "cmmlu": Data(
         "haonan-li/cmmlu, one set a subject",
-        "test 11,582; dev 335 (67 subjects)",
+        "test {rows}; dev 335 (67 subjects)",
         "CC BY-NC 4.0",
         ("Question",),
         ("A", "B", "C", "D"),
@@ -199,14 +199,14 @@ DATA = {
     ),
     "lambada_openai": Data(
         "EleutherAI/lambada_openai, default",
-        "test 5,153",
+        "test {rows}",
         "MIT",
         ("text",),
         example='{"text": "The kettle boiled, and she poured the tea into the cup"}',
     ),
     "humaneval": Data(
         "openai/openai_humaneval",
-        "test 164",
+        "test {rows}",
         "MIT",
         ("task_id", "prompt", "test", "entry_point"),
         example='{"task_id": "x/0", "prompt": "def one():\\n", "test": "def check(f): assert f() == 1", '
@@ -225,14 +225,14 @@ GLUE = {
     "wnli": (("sentence1", "sentence2"), 2),
 }
 GLUE_SPLITS = {
-    "cola": "validation 1,043; train 8,551",
-    "mnli": "validation_matched 9,815, validation_mismatched 9,832; train 392,702",
-    "mrpc": "validation 408; train 3,668",
-    "qnli": "validation 5,463; train 104,743",
-    "qqp": "validation 40,430; train 363,846",
-    "rte": "validation 277; train 2,490",
-    "sst2": "validation 872; train 67,349",
-    "wnli": "validation 71; train 635",
+    "cola": "validation {rows}; train 8,551",
+    "mnli": "validation_matched {rows}, validation_mismatched 9,832; train 392,702",
+    "mrpc": "validation {rows}; train 3,668",
+    "qnli": "validation {rows}; train 104,743",
+    "qqp": "validation {rows}; train 363,846",
+    "rte": "validation {rows}; train 2,490",
+    "sst2": "validation {rows}; train 67,349",
+    "wnli": "validation {rows}; train 635",
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xmodel.errors import UserError
+from xmodel.evaluate.sizes import SIZES
 
 GENERATED = "exact_match"
 LABEL = re.compile(r"""^["']?task["']?: *["']?([\w-]+)""", re.MULTILINE)
@@ -181,6 +182,12 @@ def headline(benchmark: Benchmark, task: str) -> str:
     return "mcc" if task == "cola" else benchmark.metric
 
 
+def questions(benchmark: Benchmark) -> int:
+    """How many questions the figure of a whole benchmark is of."""
+    sizes = SIZES[benchmark.data].items()
+    return sum(size for task, size in sizes if headline(benchmark, task) == benchmark.metric)
+
+
 def benchmark_rows(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The figures of a group, from its tasks' rows: for every metric the mean over all items of the tasks that have it.
 
@@ -192,14 +199,15 @@ def benchmark_rows(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list
         parts = [row for row in rows if row["metric"] == metric]
         if metric in ("f1", "mcc", "perplexity", "gold_bpb"):
             continue  # no means over items; a reader finds them in the tasks' own rows
-        whole = {row["set"] for row in parts} >= {
-            task for task in definitions(benchmark) if headline(benchmark, task) == benchmark.metric
-        }
+        tasks = {task for task in definitions(benchmark) if headline(benchmark, task) == benchmark.metric}
+        whole = {row["set"] for row in parts} >= tasks and not any(row.get("partial") for row in parts)
         items = sum(row["items"] for row in parts)
         found.append(
             _row(benchmark, metric, parts, [row["items"] / items for row in parts])
-            | {"set": benchmark.name, "tasks": len(parts)}
+            | _without_contaminated(parts, by_size=True)
+            | {"set": benchmark.name, "tasks": len(parts), "benchmark_items": questions(benchmark)}
             | ({} if whole else {"partial": True})
+            | ({"note": notes[0]} if (notes := [row["note"] for row in parts if "note" in row]) else {})
         )
     return found
 
@@ -215,6 +223,7 @@ def suite_rows(suite: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any
         whole = len(parts) == len(members) and not any(row.get("partial") for row in parts)
         found.append(
             _row(titles[members[0]], "mean", parts, [1 / len(parts)] * len(parts))
+            | _without_contaminated(parts, by_size=False)
             | {"set": f"{name}_{suite}", "shots": None, "tasks": len(parts)}
             | ({} if whole else {"partial": True})
         )
@@ -252,6 +261,27 @@ def _row(
         else sum(weight * value for weight, value in zip(weights, chances, strict=True)),
         "items": sum(row["items"] for row in parts),
         "seconds": round(sum(row["seconds"] for row in parts), 2),
+    }
+
+
+def _without_contaminated(parts: Sequence[dict[str, Any]], by_size: bool) -> dict[str, Any]:
+    """The fields of `met.clean_scores` for a mean over the parts, where all have them: of all clean items, or plain."""
+    if not all("clean" in row for row in parts):
+        return {}
+    clean = [row["clean"] for row in parts if row["clean"]["items"]]
+    items = sum(each["items"] for each in clean)
+    weights = [each["items"] / items if by_size else 1 / len(clean) for each in clean]
+    errors = [each["stderr"] for each in clean]
+    value = sum(weight * each["value"] for weight, each in zip(weights, clean, strict=True)) if clean else None
+    known = clean and None not in errors and len(clean) == len(parts)
+    return {
+        "contaminated": sum(row["contaminated"] for row in parts),
+        "searched": None if None in (counts := [row["searched"] for row in parts]) else sum(counts),
+        "clean": {
+            "items": items,
+            "value": value if by_size or len(clean) == len(parts) else None,
+            "stderr": math.hypot(*(w * e for w, e in zip(weights, errors, strict=True))) if known else None,
+        },
     }
 
 

@@ -18,6 +18,10 @@ from xmodel.files import atomic_write, read_json, write_json
 
 ITEMS = ".items.jsonl.zst"
 TABLES = "tables.json"
+CONTAMINATED = (
+    "Contaminated: of a question with its right answer 13 words or 30 Han characters in a row, or all of a shorter "
+    "one, stand in a document of the run's training text. Clean: the others; they may be harder or easier."
+)
 
 
 def write_task(folder: Path, task: str, content: Mapping[str, Any], items: Iterable[Mapping[str, Any]]) -> None:
@@ -70,9 +74,16 @@ def standing(folder: Path, task: str, fingerprint: Mapping[str, Any]) -> dict[st
     return content if content.get("fingerprint") == fingerprint else None
 
 
-def write_tables(folder: Path, name: str) -> None:
-    """Write the tables of all tasks that stand in `folder` as tables.json, for pages that read files alone."""
-    rows = [row for content in read_results(folder) for row in content["results"]]
+def write_tables(
+    folder: Path, contents: Iterable[Mapping[str, Any]], name: str, clean: Mapping[tuple[str, str], Any]
+) -> None:
+    """Write the tables of all tasks that stand in `folder` as tables.json, for pages that read files alone.
+
+    Args:
+        contents: of the tasks' files.
+        clean: of `met.clean_scores`.
+    """
+    rows = [row | clean.get((row["set"], row["metric"]), {}) for content in contents for row in content["results"]]
     write_json(folder / TABLES, [each._asdict() for each in tables(summarise(rows), name)])
 
 
@@ -86,14 +97,16 @@ class Table(NamedTuple):
 
 
 def tables(rows: Sequence[dict[str, Any]], name: str) -> list[Table]:
-    """For every suite with results: ours beside what the paper published, and all figures with their standard errors.
+    """For every suite with results: ours beside what the paper published; then contamination, where it is known, and
+    all figures with their standard errors.
 
     Args:
         rows: of `paper.summarise`.
         name: what our model is called.
     """
     suites = dict.fromkeys(row["suite"] for row in rows)
-    return [_beside_published(suite, rows, name) for suite in suites if suite in PUBLISHED] + [_all_figures(rows)]
+    found = [_beside_published(suite, rows, name) for suite in suites if suite in PUBLISHED]
+    return [*found, *_contamination(rows), _all_figures(rows)]
 
 
 def _beside_published(suite: str, rows: Sequence[dict[str, Any]], name: str) -> Table:
@@ -111,10 +124,21 @@ def _beside_published(suite: str, rows: Sequence[dict[str, Any]], name: str) -> 
         ["  chance", *(_percent(ours.get(column, {}).get("chance")) for column in columns)],
     ]
     notes = ["Percent. Published figures: arXiv 2406.02856, without standard errors."]
+    if any(row.get("contaminated") for row in ours.values()):
+        clean = [ours.get(column, {}).get("clean") or {} for column in columns]
+        lines.insert(2, ["  without contaminated", *(_percent(each.get("value")) for each in clean)])
     if partial:
         notes.append(
             "† partial: some of its benchmarks, tasks or rows were not there; it compares with nothing published."
         )
+        short = [
+            f"{title} {questions_of(ours[column])}"
+            for column, title in zip(columns, headers, strict=True)
+            if column in partial and " of " in questions_of(ours[column])
+        ]
+        notes += [f"Questions scored: {', '.join(short)}."] if short else []
+        named = zip(columns, headers, strict=True)
+        notes += [f"{title}: {note}." for column, title in named if (note := ours.get(column, {}).get("note"))]
     for model, figures in sorted(PUBLISHED[suite].items(), key=lambda item: item[1][-1]):
         cells = []
         for column, figure in zip(columns, figures, strict=True):
@@ -128,6 +152,25 @@ def _beside_published(suite: str, rows: Sequence[dict[str, Any]], name: str) -> 
 
 def _mean_title(column: str, suite: str) -> str:
     return column.removesuffix(f"_{suite}").replace("_", " ").replace("gsm8k", "GSM8K")
+
+
+def _contamination(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """Of each benchmark's figure, how much of it was met in training, and the figure of the rest."""
+    metrics = {benchmark.name: benchmark.metric for benchmark in BENCHMARKS}
+    shown = [row for row in rows if "clean" in row and row["metric"] == metrics.get(row["set"], "mean")]
+    lines = [
+        [
+            row["set"],
+            f"{row['items']:,}",
+            "–" if row["searched"] is None else f"{row['searched']:,}",
+            f"{row['contaminated']:,}",
+            _percent(row["contaminated"] / row["items"]),
+            *map(_percent, (row["value"], row["stderr"], row["clean"]["value"], row["clean"]["stderr"])),
+        ]
+        for row in shown
+    ]
+    heads = ["set", "items", "searched", "contaminated", "%", "all %", "± s.e.", "clean %", "± s.e."]
+    return [Table("contamination", heads, lines, [CONTAMINATED])] if lines else []
 
 
 def _all_figures(rows: Sequence[dict[str, Any]]) -> Table:
@@ -148,11 +191,17 @@ def _all_figures(rows: Sequence[dict[str, Any]]) -> Table:
                 value + mark,
                 error,
                 _percent(row["chance"]),
-                f"{row['items']:,}",
+                questions_of(row),
             ]
         )
     headers = ["suite", "set", "shots", "metric", "%", "± s.e.", "chance %", "items"]
     return Table("all figures", headers, lines, [])
+
+
+def questions_of(row: Mapping[str, Any]) -> str:
+    """How many questions a figure is of, and of how many there are where it is of others: `300 of 1,172`."""
+    whole = row.get("benchmark_items", row["items"])
+    return f"{row['items']:,}" + (f" of {whole:,}" if whole != row["items"] else "")
 
 
 def _percent(value: float | None) -> str:

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from xmodel.console import log, progress, table
 from xmodel.errors import UserError
 from xmodel.evaluate import paper
 from xmodel.evaluate.choices import mean_rows, score_choices
+from xmodel.evaluate.met import Known, clean_scores
 from xmodel.evaluate.perplexity import perplexity
 from xmodel.evaluate.questions import TRANSLATION, QuestionSet, load_questions
-from xmodel.evaluate.results import standing, write_tables, write_task
+from xmodel.evaluate.results import questions_of, read_results, standing, write_tables, write_task
 from xmodel.evaluate.scorer import TooLong
 from xmodel.evaluate.tasks import Prepared, definition_digest, open_task, prepare, rows_digest
 from xmodel.evaluate.translation import score_translation
@@ -44,6 +45,7 @@ def run_suites(
     subject: Subject | None = None,
     folder: Path | None = None,
     devices: Sequence[str] = (),
+    look_up: Callable[[Sequence[Prepared]], Known] = lambda ready: {},
 ) -> dict[str, Result]:
     """Carry out `settings.suites` on the corpus's held-out text and question sets; the results by suite.
 
@@ -55,6 +57,7 @@ def run_suites(
         subject: the same model, with what is known about it; the paper's suites write that beside their figures.
         folder: where the paper's suites leave their tasks' files and take up what stands; None: nowhere.
         devices: where copies of the model share the paper's suites; none: the model's own alone.
+        look_up: which questions of tasks stand in the training text (`met.met_questions`).
 
     Raises:
         UserError: an unknown suite, missing files, a tokenizer of another size than the model's vocabulary.
@@ -89,8 +92,9 @@ def run_suites(
     if prepared is not None:
         scored = subject or Subject(model, tokenizer, bos, "run", None, {})
         with tempfile.TemporaryDirectory() as nowhere:
+            known = look_up(prepared[0])
             rows, missing = score_tasks(
-                scored, *prepared, folder or Path(nowhere), limit=settings.limit, devices=devices
+                scored, *prepared, folder or Path(nowhere), limit=settings.limit, devices=devices, known=known
             )
         for row in paper.summarise(rows):
             kept = results.setdefault(row["suite"], {"results": [], "missing": missing})
@@ -122,6 +126,7 @@ def score_tasks(
     *,
     limit: int | None = None,
     devices: Sequence[str] = (),
+    known: Known | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Score tasks of the harness one by one, each written to `folder` as it ends; what stands there is skipped.
 
@@ -129,6 +134,7 @@ def score_tasks(
         missing: lines about tasks that cannot be scored.
         limit: only the first so many questions of each task.
         devices: where copies of the model share the requests; none: the model's own alone.
+        known: which questions stand in the training text; figures without them stand beside the others.
 
     Returns:
         The rows of all tasks, and the lines about what could not be scored, those of tasks with answers longer than
@@ -171,15 +177,26 @@ def score_tasks(
                     "results": _marked(result["results"], prepared, limit),
                 }
                 write_task(folder, prepared.name, content, result["items"])
+            if not content["results"]:
+                missing.append(f"{prepared.name}: its answers are kept, and not run, so it has no score (--run-code)")
+                log(missing[-1])
             rows += content["results"]
             shown.advance(1, prepared.name)
-    write_tables(folder, subject.name)
-    return rows, missing
+    contents = read_results(folder)
+    clean = clean_scores(folder, contents, known or {})
+    write_tables(folder, contents, subject.name, clean)
+    return [row | clean.get((row["set"], row["metric"]), {}) for row in rows], missing
 
 
 def _marked(rows: Sequence[dict[str, Any]], prepared: Prepared, limit: int | None) -> list[dict[str, Any]]:
-    """Rows that say whether they are of the whole benchmark, as the harness defines it."""
-    return [row | ({"partial": True} if limit or prepared.notes else {}) for row in rows]
+    """Rows that say of how many questions the benchmark is, and whether they are of the whole of it."""
+    whole = prepared.questions
+    more: dict[str, Any] = {} if whole is None else {"benchmark_items": whole}
+    more |= {"note": "; ".join(prepared.notes)} if prepared.notes else {}
+    return [
+        row | more | ({"partial": True} if limit or prepared.notes or row["items"] != (whole or row["items"]) else {})
+        for row in rows
+    ]
 
 
 def fingerprint_of(subject: Subject, prepared: Prepared, limit: int | None) -> dict[str, Any]:
@@ -269,7 +286,7 @@ def write_result(path: Path, suite: str, step: int, result: Result) -> None:
 
 def results_table(rows: Iterable[dict[str, Any]]) -> str:
     """Result rows for people: accuracies in percent with their standard error, chance beside them."""
-    lines = []
+    lines, found = [], []
     for row in rows:
         share = row["metric"].startswith(("acc", "exact_match", "mean", "f1", "mcc", "pass@"))
         scale, digits = (100, 1) if share else (1, 1 if row["metric"] == "chrf" else 3)
@@ -284,7 +301,18 @@ def results_table(rows: Iterable[dict[str, Any]]) -> str:
                 f"{scale * row['value']:.{digits}f}",
                 "" if error is None else f"± {scale * error:.{digits}f}",
                 "" if chance is None else f"{scale * chance:.{digits}f}",
-                row.get("items") or row.get("documents", ""),
+                questions_of(row) if row.get("items") else row.get("documents", ""),
             ]
         )
-    return table(["suite", "set", "shots", "metric", "value", "stderr", "chance", "items"], lines)
+        clean = row.get("clean")
+        found.append(
+            ["", ""]
+            if clean is None
+            else [f"{row['contaminated']:,}", "–" if clean["value"] is None else f"{scale * clean['value']:.{digits}f}"]
+        )
+    heads = ["suite", "set", "shots", "metric", "value", "stderr", "chance", "items"]
+    if not any(line[0] for line in lines):  # all of one suite, whose name the reader knows
+        heads, lines = heads[1:], [line[1:] for line in lines]
+    if any(map(any, found)):  # where a run's corpus was searched for the questions
+        return table([*heads, "contaminated", "clean"], [line + more for line, more in zip(lines, found, strict=True)])
+    return table(heads, lines)

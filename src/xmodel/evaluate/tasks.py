@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xmodel.console import log, progress
-from xmodel.errors import MachineError, UserError
+from xmodel.errors import MachineError, Unreachable, UserError, hub_fault
 from xmodel.evaluate.local_rows import ENDINGS, Rows, data_of, find_rows, read_rows
 from xmodel.evaluate.paper import BENCHMARKS, Benchmark, definitions, harness_tasks
+from xmodel.evaluate.sizes import SIZES, size_of
 from xmodel.files import atomic_write
 
 FEWSHOT_SEED = 1234  # the harness's default: which examples stand before which question follows from it
+_NO_METRIC = {"metric_list": [{"metric": "bypass"}], "filter_list": None, "unsafe_code": False}
 _NOT_OF_A_TASK = ("tag", "group", "task_list", "include")
 
 
@@ -35,6 +37,7 @@ class Prepared(NamedTuple):
     files: dict[str, str]  # split -> the file it was read from
     notes: tuple[str, ...]  # where this is not what the harness would score
     run_code: bool
+    questions: int | None  # of the whole benchmark, in the split that it is scored on; None: not known
 
 
 class _Missing(Exception):
@@ -87,11 +90,11 @@ def _prepare(benchmark: Benchmark, name: str, folder: Path | None, shots: int | 
     samples = (config.get("fewshot_config") or {}).get("samples")
     if isinstance(samples, list) and wanted > len(samples):
         raise UserError(f"{name}: its definition holds {len(samples)} examples, not {wanted}")
-    bare = Prepared(benchmark, name, wanted, None, {}, {}, (), run_code)
-    if folder is None:
-        return bare
-
     subset = subset_of(benchmark, config)
+    questions = size_of(benchmark.data, subset, name)
+    if folder is None:
+        return Prepared(benchmark, name, wanted, None, {}, {}, (), run_code, questions)
+
     scored, path = _first_split(folder, benchmark, subset, config)
     splits, files, notes = {scored: read_rows(path, benchmark.data, subset)}, {scored: str(path)}, []
     if not splits[scored]:
@@ -103,6 +106,7 @@ def _prepare(benchmark: Benchmark, name: str, folder: Path | None, shots: int | 
         overlay["test_split"] = None
         if config.get("test_split"):
             notes.append(f"scored on {scored} (the benchmark is scored on {config['test_split']})")
+            questions = None
     if wanted and not samples:
         split = config.get("fewshot_split") or config.get("training_split")
         found = find_rows(folder, benchmark.data, subset, split) if split else None
@@ -121,7 +125,7 @@ def _prepare(benchmark: Benchmark, name: str, folder: Path | None, shots: int | 
         overlay["fewshot_split"] = None
     if benchmark.name == "hellaswag" and "query" in splits[scored][0]:
         overlay["process_docs"] = None
-    return Prepared(benchmark, name, wanted, splits, overlay, files, tuple(notes), run_code)
+    return Prepared(benchmark, name, wanted, splits, overlay, files, tuple(notes), run_code, questions)
 
 
 def _first_split(folder: Path, benchmark: Benchmark, subset: str, config: Mapping[str, Any]) -> tuple[str, Path]:
@@ -157,16 +161,11 @@ def open_task(prepared: Prepared) -> Any:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     _remember_templates()
-    unsafe = prepared.name == "humaneval"
-    if unsafe and prepared.run_code:
-        os.environ["HF_ALLOW_CODE_EVAL"] = "1"
-    try:
-        config = stock(prepared.benchmark, prepared.name, resolve=not unsafe or prepared.run_code)
-    except Exception as error:  # HumanEval's metric is loaded from the hub, and tried, when its definition is read
-        raise MachineError(f"{prepared.name}: its definition cannot be loaded ({error})") from None
+    unsafe = prepared.name == "humaneval"  # reading its functions loads a script of the hub, and runs it
+    config = stock(prepared.benchmark, prepared.name, resolve=not unsafe)
     config |= prepared.overlay | {"num_fewshot": prepared.shots}
-    if unsafe and not prepared.run_code:
-        config |= {"metric_list": [{"metric": "bypass"}], "filter_list": None, "unsafe_code": False}
+    if unsafe:
+        config |= _code_metric() if prepared.run_code else _NO_METRIC
     if prepared.splits is not None:
         tables = _tables(prepared.splits, config)
         config |= {"dataset_path": "json", "custom_dataset": lambda **_: tables}
@@ -175,12 +174,23 @@ def open_task(prepared: Prepared) -> Any:
         try:
             task = ConfigurableTask(config=config)
         except (OSError, ValueError) as error:  # what datasets and huggingface_hub raise for a hub out of reach
+            reason = hub_fault(error) or _first_line(error)
             raise MachineError(
-                f"{prepared.name}: its rows cannot be loaded ({str(error).splitlines()[0]}); --benchmarks DIR reads "
+                f"{prepared.name}: its rows cannot be loaded ({reason}); --benchmarks DIR reads "
                 "local files, which `xmodel evaluate fetch DIR` gets on a machine with a network"
             ) from None
     task.set_fewshot_seed(FEWSHOT_SEED)
     return task
+
+
+def _code_metric() -> dict[str, Any]:
+    """HumanEval's metric and filter, of our own making."""
+    from xmodel.evaluate.run_code import build_predictions, pass_at_k
+
+    return {
+        "metric_list": [{"metric": pass_at_k, "aggregation": "mean", "higher_is_better": True}],
+        "filter_list": [{"name": "create_test", "filter": [{"function": "custom", "filter_fn": build_predictions}]}],
+    }
 
 
 def _tables(splits: Mapping[str, Rows], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,7 +251,9 @@ def layout() -> str:
         for subset in subsets:
             data = data_of(folder, subset)
             fields = ", ".join(dict.fromkeys((*data.texts, *data.blank, *data.choices, *filter(None, [data.answer]))))
-            title = f"  {subset + ': ' if subset else ''}{data.splits}; {data.hub}; {data.licence}"
+            total = SIZES[folder][subset] if subset else sum(SIZES[folder].values())
+            splits = data.splits.format(rows=f"{total:,}")
+            title = f"  {subset + ': ' if subset else ''}{splits}; {data.hub}; {data.licence}"
             lines += [title, f"    fields   {fields}", f"    example  {data.example}"]
     return "\n".join(lines)
 
@@ -261,6 +273,7 @@ def fetch(folder: Path, selection: Mapping[Benchmark, Sequence[str]]) -> tuple[i
         raise UserError("fetching needs datasets: pip install 'xmodel[harness]'") from None
 
     datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of each try again it would write two lines
     written, failed = 0, []
     names = [(benchmark, name) for benchmark, tasks in selection.items() for name in tasks]
     with progress("evaluate fetch", len(names), "tasks") as shown:
@@ -280,9 +293,17 @@ def fetch(folder: Path, selection: Mapping[Benchmark, Sequence[str]]) -> tuple[i
                         _write_rows(folder / benchmark.data / _file_name(subset, split), tables[split])
                         written += 1
                 except Exception as error:  # any library below may raise its own; the other sets are still wanted
-                    failed.append(f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+                    fault = hub_fault(error)
+                    failed.append(f"{name}: {fault or f'{type(error).__name__}: {_first_line(error)}'}")
+                    if isinstance(fault, Unreachable):
+                        failed += ["the sets behind it were not asked for"] if (benchmark, name) != names[-1] else []
+                        break
             shown.advance(1)
     return written, failed
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _file_name(subset: str, split: str) -> str:

@@ -54,4 +54,4 @@ def push(repository: str, files: Mapping[str, Path | bytes], *, public: bool, me
         if not isinstance(error, OSError) and "http" not in type(error).__module__:
             raise
         raise MachineError(f"--push {repository}: the hub cannot be reached ({error})") from None
-    return f"https://huggingface.co/{repository}"
+    return f"{huggingface_hub.constants.ENDPOINT}/{repository}"

@@ -62,6 +62,7 @@ def generate_many(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
     budget: int | None = None,
     done: Callable[[int], object] = lambda count: None,
 ) -> list[list[int]]:
@@ -76,6 +77,7 @@ def generate_many(
         decode: ids to text; needed with `stop_texts`.
         temperature, top_k, top_p, seed: as for `generate`; every prompt has a random generator of its own, seeded with
             `seed` plus its place among the prompts.
+        seeds: of each prompt the seed of its generator, instead.
         budget: key/value positions of all rows: memory. None: what suits the device.
         done: called with the number of prompts that have been answered since the last call.
 
@@ -97,7 +99,7 @@ def generate_many(
     costs = COSTS.get(model.device.type, COSTS["cuda"])
     finished = _Finished(frozenset(stop_ids), stop_texts, decode)
     rows = [
-        _Row(number, prompt, room, Sampler(replace(settings, seed=seed + number)))
+        _Row(number, prompt, room, Sampler(replace(settings, seed=seeds[number] if seeds else seed + number)))
         for number, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
     ]
     waiting = _Waiting(model, rows, costs)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from xmodel.console import log
-from xmodel.errors import MachineError, UserError
+from xmodel.errors import MachineError, UserError, hub_fault
 from xmodel.files import checksum, nearest_folder, read_json, read_object
 from xmodel.model.checkpoint_io import AVERAGE, CONFIG, WEIGHTS, load_model, open_weights, weight_files
 from xmodel.model.config import from_hf
@@ -178,20 +178,24 @@ def _from_hub(name: str) -> Path:
     """The folder of the hub's cache with a model's files; fetched when it is not there."""
     try:
         import huggingface_hub
-        from huggingface_hub import errors
     except ImportError:
         raise UserError(f"{HUB}{name}: a model of the hub needs `pip install xmodel[hf]`") from None
+    huggingface_hub.logging.set_verbosity_error()  # of each try again it would write two lines
     repository, _, revision = name.partition("@")
-    unknown = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        found = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
-    except unknown as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{HUB}{name}: no such folder, and the hub does not have it ({reason})") from None
-    except Exception as error:  # no network in all its forms: each version of its client raises others
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MachineError(f"{HUB}{name}: no such folder, and the hub could not be asked for it ({reason})") from None
+        for more in ([], ["pytorch_model*.bin"]):  # which older models have alone
+            found = huggingface_hub.snapshot_download(
+                repository, revision=revision or None, allow_patterns=patterns + more, ignore_patterns=["*/*"]
+            )
+            if any(Path(found).glob("*.safetensors")):
+                break
+    except Exception as error:  # each version of its client raises others
+        fault = hub_fault(error)
+        if fault is None:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            fault = MachineError(f"the hub could not be asked for it ({reason})")
+        raise type(fault)(f"{HUB}{name}: no such folder here, and {fault}") from None
     return Path(found)
 
 

@@ -7,13 +7,17 @@ from typing import Any
 
 from xmodel.report import markup, tables
 from xmodel.report.markup import Html, coloured, element, join, missing, paragraph, table
-from xmodel.report.numbers import DASH, INTERVAL, LANGUAGES, count, decimal, known, language, number, percent
+from xmodel.report.numbers import DASH, INTERVAL, LANGUAGES, count, decimal, known, language, number, percent, share
 from xmodel.report.read import Run
 
 SIZES = {"bits_per_byte": "bits per byte", "loss": "loss, nats per token", "perplexity": "perplexity"}
 ACCURACIES = ("acc", "exact_match")  # what a dot is drawn of: the share of right answers
 SHARES = (*ACCURACIES, "acc_norm", "f1", "mcc", "pass@1", "mean")
 MEASURES = {"chrf": "chrF", "bleu": "BLEU"}
+CONTAMINATED = (
+    "Contaminated: of the question with its right answer 13 words or 30 Han characters in a row, or all of a shorter "
+    "one, stand in the training text. The others may be harder or easier."
+)
 CHRF_NOTE = "chrF, BLEU: 0 to 100, greedy translations; chance: the score of answering with another item’s reference."
 
 
@@ -53,7 +57,7 @@ def final(run: Run) -> Html:
             share = row.get("metric") in SHARES
             chance = percent(row.get("chance")) if share else decimal(row.get("chance"), 2)
             value = _interval(row, 1, 100) if share else _interval(row, 2)
-            figures = [count(row.get("shots")), value, chance, count(row.get("items"))]
+            figures = [count(row.get("shots")), value, chance, _questions(row)]
             rows.append(
                 [
                     markup.name(row.get("set")),
@@ -116,6 +120,8 @@ def _dots(rows: list[dict[str, Any]], more: dict[str, list[dict[str, Any]]]) -> 
     scale = element("span", *(element("span", text) for text in ("0%", "25%", "50%", "75%", "100%")), class_="scale")
     heads = {"acc_norm": "#acc_norm", "gold_bpb": "#Bits/byte"}
     columns = ["Set", "Language", Html(f"~{scale}"), "#acc", *(heads[metric] for metric in more), "#Chance", "#n"]
+    searched = any("clean" in row for row in rows)
+    columns += ["#Contaminated", "#acc of the others"] if searched else []
     by_name = {metric: {row.get("set"): row for row in found} for metric, found in more.items()}
     means = [row for row in rows if is_mean(row)]
     drawn = []
@@ -126,13 +132,22 @@ def _dots(rows: list[dict[str, Any]], more: dict[str, list[dict[str, Any]]]) -> 
         for metric, found in by_name.items():
             other = found.get(row["set"], {})
             figures.append(_interval(other, 2) if metric == "gold_bpb" else _interval(other, 1, 100))
-        drawn.append([title, _tongue(row), _strip(row), *figures, percent(row["chance"]), count(row.get("items"))])
+        figures += [percent(row["chance"]), _questions(row)]
+        if searched:
+            part = share(row["contaminated"], row["items"]) if "clean" in row else math.nan
+            figures += [percent(part), _interval(row.get("clean", {}), 1, 100)]
+        drawn.append([title, _tongue(row), _strip(row), *figures])
     drawing = table(columns, drawn, totals=len(means), class_="scores")
-    if any(row.get("partial") for row in rows):
-        return join(
-            [drawing, paragraph("† not of the whole benchmark: compares with nothing published.", class_="note")]
-        )
-    return drawing
+    partial = any(row.get("partial") for row in rows)
+    notes = ["† not of the whole benchmark: compares with nothing published."] if partial else []
+    notes += [CONTAMINATED] if searched else []
+    return join([drawing, *(paragraph(note, class_="note") for note in notes)])
+
+
+def _questions(row: dict[str, Any]) -> str:
+    """How many questions a figure is of, and how many the benchmark has where these are others."""
+    items, whole = row.get("items"), row.get("benchmark_items")
+    return count(items) + (f" of {count(whole)}" if known(whole) and whole != items else "")
 
 
 def _strip(row: dict[str, Any]) -> Html:

@@ -6,9 +6,32 @@ from typing import Any
 
 from xmodel.report import markup
 from xmodel.report.markup import Html, coloured, element, facts, folded, join, missing, paragraph, table
-from xmodel.report.numbers import DASH, LANGUAGES, count, decimal, duration, known, language, scaled, size
+from xmodel.report.numbers import (
+    DASH,
+    LANGUAGES,
+    count,
+    decimal,
+    duration,
+    known,
+    language,
+    number,
+    scaled,
+    share,
+    size,
+)
 from xmodel.report.read import Run, language_of, parameters, planned_tokens
 
+# As `tokenizer/compare_output.py` has them, which this room does not know; a test compares.
+PUBLISHED_COMPRESSION = (
+    ("LLaMA 2", 32_000, 0.7524),
+    ("InternLM 2", 103_168, 0.4124),
+    ("Baichuan 2", 125_696, 0.4103),
+    ("Xmodel-LM", 32_000, 0.3841),
+)
+COMPRESSION_NOTE = (
+    "Fewer is better. The published figures (arXiv 2406.02856) are of a text that was not published, whose mixture of "
+    "languages is not known: they show the order of things, and do not compare with the figures above."
+)
 TERMS = {"cpu": "CPU", "gpus": "GPUs", "memory_gib": "Memory, GiB", "vocab_size": "Pieces"}
 
 
@@ -65,9 +88,36 @@ def tokenizer(run: Run) -> Html:
         columns = list(dict.fromkeys(key for group in grouped.values() for key in group))
         rows = [[_words(title), *(_value(key, group.get(key)) for key in columns)] for title, group in grouped.items()]
         parts.append(table(["", *(f"#{_words(column)}" for column in columns)], rows))
+    parts.append(_compression(run))
     command = element("code", f"xmodel tokenizer compare runs/{run.name} OTHER --text FILES --published")
     parts.append(paragraph("Beside other tokenizers, on the same text: ", command, class_="note"))
     return join(parts)
+
+
+def _compression(run: Run) -> Html:
+    """Tokens per character and per byte of the held-out documents, and what was published of another text."""
+    held_out = run.tokens.get("validation") or {}
+    if not held_out:
+        return Html("")
+    controls = 2 if run.tokens.get("bos") else 1  # of each document; they are no part of its text
+    counts = {
+        code: {"tokens": number(entry.get("tokens")) - controls * number(entry.get("documents"))}
+        | {key: number(entry.get(key)) for key in ("documents", "characters", "bytes")}
+        for code, entry in sorted(held_out.items())
+    }
+    whole = {
+        key: sum(entry[key] for entry in counts.values()) for key in ("tokens", "documents", "characters", "bytes")
+    }
+    rows = []
+    for title, entry in [*((coloured(code, language(code)), entry) for code, entry in counts.items()), ("All", whole)]:
+        rates = [decimal(share(entry["tokens"], entry[key]), 4) for key in ("characters", "bytes")]
+        sizes = [count(entry[key]) for key in ("documents", "characters", "bytes", "tokens")]
+        rows.append([title, *rates, *sizes])
+    heads = ["Held-out documents", "#Tokens per character", "#Tokens per byte"]
+    shown = table([*heads, "#Documents", "#Characters", "#Bytes", "#Tokens"], rows, totals=1)
+    published = [[title, count(pieces), decimal(rate, 4)] for title, pieces, rate in PUBLISHED_COMPRESSION]
+    beside = table(["Published, of another text", "#Pieces", "#Tokens per character"], published)
+    return join([element("h3", "Compression"), shown, beside, paragraph(COMPRESSION_NOTE, class_="note")])
 
 
 def samples(run: Run) -> Html:

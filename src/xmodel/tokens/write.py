@@ -113,6 +113,9 @@ def write_tokens(
         (folder / split).mkdir(parents=True, exist_ok=True)
         manifest[split] = {source.path.stem: _entry(source) for source in sources if source.split == split}
     for source in sources:
+        if source.split == "validation":  # small: tokens per character of text that the tokenizer was not trained on
+            manifest["validation"][source.path.stem]["characters"] = _characters(source.path)
+    for source in sources:
         for shard in source.shards:
             for suffix in (".bin", ".ends"):
                 name = Path(shard["file"]).with_suffix(suffix)
@@ -298,6 +301,17 @@ def _write_shard(work: Path, source: _Source, runs: Iterable[tuple[int, np.ndarr
 def _entry(source: _Source) -> dict[str, Any]:
     totals = {key: sum(shard[key] for shard in source.shards) for key in ("tokens", "documents", "bytes")}
     return {"shards": source.shards, **totals}
+
+
+def _characters(path: Path) -> int:
+    """Code points of all texts of a Parquet file."""
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        batches = file.iter_batches(columns=["text"])
+        lengths = (pyarrow.compute.utf8_length(batch["text"].cast("string")) for batch in batches)  # pyright: ignore[reportAttributeAccessIssue]
+        return sum(pyarrow.compute.sum(each).as_py() or 0 for each in lengths)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _same_file(old: Path, new: Path) -> None:
