@@ -56,7 +56,8 @@ def prepare(model: Any, weights: str = "auto") -> Any:
         if weights == "int8":
             raise UserError(f"weights int8: the model computes in {model.compute_dtype}; bf16 and fp32 can be had")
         return model
-    model.decoder = Decoder(model.eval(), weights == "int8")
+    if model.decoder is None:  # a second call changes nothing
+        model.decoder = Decoder(model.eval(), weights == "int8")
     return model
 
 

@@ -76,12 +76,16 @@ def cascade_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, layer: int
     """
     batch, heads, new, size = q_BHTC.shape
     kv_heads = k_BKSC.shape[1]
-    if layout.seen_B1TS is None:
+    if layout.seen_B1TS is None:  # one row; the heads that share a key stand where the kernel has its batch
         out_BTHC, lse_BTH = q_BHTC.new_empty(batch, new, heads, size), q_BHTC.new_empty(batch, new, heads).float()
         out_BHTC, lse_BHT = out_BTHC.transpose(1, 2), lse_BTH.transpose(1, 2)
+        groups = heads // kv_heads
         for first, last, bias_TT in layout.spans:
-            q, k, v = (x[:, :, first:last] for x in (q_BHTC, k_BKSC, v_BKSC))
-            out_BHTC[:, :, first:last], lse_BHT[:, :, first:last] = _flash(q, k, v, bias_TT)
+            q_GKTC = q_BHTC[0, :, first:last].unflatten(0, (kv_heads, groups)).transpose(0, 1)
+            k_GKTC, v_GKTC = (x[:, :, first:last].expand(groups, -1, -1, -1) for x in (k_BKSC, v_BKSC))
+            out_GKTC, lse_GKT = _flash(q_GKTC, k_GKTC, v_GKTC, bias_TT)
+            out_BHTC[0, :, first:last] = out_GKTC.transpose(0, 1).flatten(0, 1)
+            lse_BHT[0, :, first:last] = lse_GKT.transpose(0, 1).flatten(0, 1)
     else:  # a step of decoding: one query a row, and those of the heads that share a key stand together
         assert new == 1
         bias_B1TS = torch.zeros_like(layout.seen_B1TS, dtype=q_BHTC.dtype).masked_fill_(~layout.seen_B1TS, -math.inf)
