@@ -39,7 +39,7 @@ class Terminal:
 
     def interrupt(self) -> None:
         """Ctrl-C at the prompt: a moment after it, since CPython's readline misses one just before it begins to wait."""
-        time.sleep(0.1)
+        time.sleep(0.5)
         self.type("\x03")
 
     def wait(self, text: str, seconds: float = 30) -> str:
