@@ -126,18 +126,19 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             ours = SubjectLM(open_subject(str(folder), dtype=arguments.dtype, device=arguments.device))
             backends = open_hf(folder, arguments, context)
         assert ours is not None
-        sums = {side: [0.0] * arguments.rounds for side in ("ours", *backends)}
+        sums, walls = ({side: [0.0] * arguments.rounds for side in ("ours", *backends)} for _ in range(2))
         print(f"{suite} ...", flush=True)
         for name in names:
             requests = build(name, arguments, arguments.room if weights == "stopping" else arguments.room // 2)
             found = compare(ours, backends, requests, arguments)
-            for side, seconds in found.pop("rounds").items():
-                sums[side] = [a + b for a, b in zip(sums[side], seconds, strict=True)]
+            for sides, name in ((sums, "rounds"), (walls, "wall clock")):
+                for side, seconds in found.pop(name).items():
+                    sides[side] = [a + b for a, b in zip(sides[side], seconds, strict=True)]
             rows.append({"suite": suite, "task": name, "requests": len(requests), **found})
             print(json.dumps(rows[-1]), flush=True)
-        best = min((statistics.median(seconds), side) for side, seconds in sums.items() if side != "ours")[1]
-        ratio = statistics.median(peer / own for peer, own in zip(sums[best], sums["ours"], strict=True))
-        totals.append({"suite": suite, "ratio": round(ratio, 2), "target": target, "hf batch size": best})
+        (best, ratio), (_, by_wall) = best_ratio(sums), best_ratio(walls)
+        figures = {"ratio": ratio, "ratio by wall clock": by_wall, "target": target, "hf batch size": best}
+        totals.append({"suite": suite, **figures})
         print(json.dumps(totals[-1]), flush=True)
     names = ("torch", "transformers", "lm_eval", "tokenizers")
     return {
@@ -223,23 +224,32 @@ def compare(
     run |= {size: lambda these, lm=lm: getattr(lm, kind)(these, disable_tqdm=True) for size, lm in backends.items()}
     clock = time.perf_counter if arguments.device.startswith("cuda") else time.process_time
     seconds: dict[str, list[float]] = {side: [] for side in run}
+    walls: dict[str, list[float]] = {side: [] for side in run}
     results: dict[str, Any] = {}
     for _ in range(arguments.rounds):
         for side, function in run.items():
             these = copy.deepcopy(requests)
-            started = clock()
+            started, wall = clock(), time.perf_counter()
             results[side] = function(these)
             seconds[side].append(clock() - started)
-    best = min((statistics.median(times), side) for side, times in seconds.items() if side != "ours")[1]
-    ratio = statistics.median(peer / own for peer, own in zip(seconds[best], seconds["ours"], strict=True))
+            walls[side].append(time.perf_counter() - wall)
+    best, ratio = best_ratio(seconds)
     return {
         "ours s": round(statistics.median(seconds["ours"]), 2),
         "hf s": round(statistics.median(seconds[best]), 2),
         "hf batch": best,
-        "ratio": round(ratio, 2),
+        "ratio": ratio,
         **agreement(kind, requests, results["ours"], results[best]),
         "rounds": seconds,
+        "wall clock": walls,
     }
+
+
+def best_ratio(seconds: dict[str, list[float]]) -> tuple[str, float]:
+    """The backend's best batch size, and its time over ours: the median of the ratios within a round."""
+    best = min((statistics.median(times), side) for side, times in seconds.items() if side != "ours")[1]
+    ratios = [peer / own for peer, own in zip(seconds[best], seconds["ours"], strict=True)]
+    return best, round(statistics.median(ratios), 2)
 
 
 def agreement(kind: str, requests: list[Any], ours: list[Any], theirs: list[Any]) -> dict[str, Any]:
