@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from tiny import make_model, texts, train_tokenizer
+
 from xmodel.inference.batch import Batch
 from xmodel.inference.engine import Engine
 from xmodel.inference.sampling import Sampling

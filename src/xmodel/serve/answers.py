@@ -111,6 +111,8 @@ class Place:
 
     def before(self, piece: bytes) -> int:
         """The offset at which `piece` begins; it is behind it afterwards."""
+        if piece and piece[0] & 0xC0 != 0x80:  # a character that was begun is not gone on with: U+FFFD stands for it
+            self._offset += len(self._decoder.decode(b"", final=True))
         offset = self._offset
         self._offset += len(self._decoder.decode(piece))
         return offset
