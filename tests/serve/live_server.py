@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,7 @@ def live_server(subject: Subject, engine: Engine, **limits: Any) -> Iterator[Liv
     """A server in a thread, started and stopped as `xmodel serve` does."""
     service = Service(subject, engine, limits=Limits(**limits))
     listener = bind("127.0.0.1", 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # so that a reader that stops is soon felt
     started: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def main() -> None:

@@ -455,6 +455,37 @@ def raw(live: Live, rest: bytes) -> socket.socket:
     return connection
 
 
+def test_a_client_that_does_not_read_delays_nobody(live: Live, prompt: str) -> None:
+    asked = {"prompt": prompt, "max_tokens": 240, "temperature": 0, "stream": True, "logprobs": 20, "n": ROWS}
+    body = json.dumps(asked).encode()
+    host, _, port = live.address.removeprefix("http://").partition(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect((host, int(port)))
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        connection.sendall(head % len(body) + body)
+        assert eventually(lambda: live.engine.stats().running == ROWS)
+        assert live.ask(prompt=prompt, max_tokens=2).status_code == 200
+        assert live.idle()  # its rows are free, though it has read nothing
+        assert live.service.open_requests == 1
+        received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert received.count(b'"finish_reason":"length"') == ROWS
+    assert b"data: [DONE]" in received
+    assert eventually(lambda: live.service.open_requests == 0)
+
+
+def test_answers_that_do_not_end_in_time(subject: Subject, prompt: str, slow: None) -> None:
+    with Engine(subject, rows=2) as engine, live_server(subject, engine) as live:
+        asked = {"prompt": prompt, "max_tokens": 240, "temperature": 0, "stream": True}
+        with live.http.stream("POST", "/v1/completions", json=asked) as stream:
+            lines = (line for line in stream.iter_lines() if line)
+            assert json.loads(next(lines).removeprefix("data: "))["choices"]
+            engine.close(drain=0.02)
+            *_, last = lines
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
+
+
 def test_a_body_that_does_not_come(subject: Subject, engine: Engine) -> None:
     with live_server(subject, engine, body_seconds=0.2) as live:
         with raw(live, b"Content-Length: 100\r\n\r\n{") as connection:
