@@ -136,11 +136,11 @@ def prompt(subject: Subject, engine: Engine) -> str:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers that take a while: 5 ms a token."""
+    """Answers that take a while: 10 ms a token."""
     step = Batch.step
 
     def slowed(batch: Batch[Any]) -> Any:
-        time.sleep(0.005)
+        time.sleep(0.01)
         return step(batch)
 
     monkeypatch.setattr(Batch, "step", slowed)
