@@ -80,7 +80,11 @@ class Ticket(Row):
 
 
 class Engine:
-    """Answers requests with one model. Safe to use from any thread."""
+    """Answers requests with one model. Safe to use from any thread.
+
+    Attributes:
+        rows, queue, cells: see `__init__`; cells as the cache was made. context: tokens of a prompt with its answer.
+    """
 
     def __init__(self, subject: Subject, *, rows: int = 16, queue: int = 256, cells: int | None = None) -> None:
         """Starts the engine's thread.
@@ -106,6 +110,7 @@ class Engine:
         self.rows, self.queue = rows, queue
         self._pieces, self._ends = subject.tokenizer.pieces, end_ids(subject)
         self._batch: Batch[Ticket] = Batch(self.model, rows, self.context, cells or min(rows * self.context, CELLS))
+        self.cells = self._batch.total
         self._changed = threading.Condition()
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []  # in the order of their arrival; those at the end may still be in their prompt
@@ -126,7 +131,7 @@ class Engine:
         Raises:
             SettingError: a setting out of range, an empty prompt, one that leaves no room in the context, or with ids
                 that the model does not have.
-            QueueFull: `queue` requests wait already.
+            QueueFull: `queue` requests wait already, besides those for which rows are free.
             Closed: after `close`.
         """
         settings.check()
@@ -137,7 +142,8 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise Closed("the engine is closed")
-            if len(self._waiting) >= self.queue:
+            # Rows that are free take in some of those that wait, as soon as the thread has its next turn.
+            if len(self._waiting) >= self.queue + self.rows - len(self._running):
                 raise QueueFull(f"{len(self._waiting)} requests wait already")
             self._waiting.append(ticket)
             self._changed.notify()
@@ -168,6 +174,11 @@ class Engine:
                 self._deadline = time.monotonic() + drain
             self._changed.notify()
         self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that runs the model is there; False after `close`, and after a bug that ended it."""
+        return self._thread.is_alive()
 
     def stats(self) -> Stats:
         """Figures of this moment."""
@@ -208,6 +219,15 @@ class Engine:
             self.cancel(ticket)
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # whatever it is: nobody may wait for a thread that is gone
+            with self._changed:
+                self._closed = True
+                left, self._waiting = [*self._running, *self._waiting], deque()
+            self._fail(left, error)
+
+    def _work(self) -> None:
         while True:
             with self._changed:
                 while not (self._waiting or self._running or self._closed):
@@ -299,7 +319,7 @@ class Engine:
         except Exception as error:
             log(f"engine: a receiver failed at the end of its answer: {error!r}")
 
-    def _fail(self, tickets: list[Ticket], error: Exception) -> None:
+    def _fail(self, tickets: list[Ticket], error: BaseException) -> None:
         """End requests with finish "error"; the traceback goes to the log, the engine goes on."""
         log("engine: a request failed\n" + "".join(traceback.format_exception(error)).rstrip())
         for ticket in tickets:

@@ -87,7 +87,10 @@ class Shape:
     def _plain_logprobs(self, place: Place, tokens: Sequence[Token]) -> dict[str, Any]:
         top = []
         for token in tokens:
-            named = {_name(self._piece(rival)): _finite(logprob) for rival, logprob in token.top}
+            # Several control tokens share the empty text: the likeliest of them is named, and rivals come in order.
+            named: dict[str, float | None] = {}
+            for piece, logprob in [(self._piece(rival), logprob) for rival, logprob in token.top]:
+                named.setdefault(_name(piece), _finite(logprob))
             named.setdefault(_name(token.text), _finite(token.logprob))
             top.append(named)
         return {
@@ -108,6 +111,8 @@ class Place:
 
     def before(self, piece: bytes) -> int:
         """The offset at which `piece` begins; it is behind it afterwards."""
+        if piece and piece[0] & 0xC0 != 0x80:  # a character that was begun is not gone on with: U+FFFD stands for it
+            self._offset += len(self._decoder.decode(b"", final=True))
         offset = self._offset
         self._offset += len(self._decoder.decode(piece))
         return offset

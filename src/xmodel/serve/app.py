@@ -117,12 +117,15 @@ class Service:
         return Response(html, media_type="text/html", headers=headers)
 
     async def health(self, request: Request) -> Response:
-        ready = not self.draining
-        state = {"status": "ready" if ready else "draining", "live": True, "ready": ready, "draining": self.draining}
+        live = self.engine.alive or self.draining
+        ready = live and not self.draining
+        status = "ready" if ready else "draining" if live else "failed"
+        state = {"status": status, "live": live, "ready": ready, "draining": self.draining}
         return _json(state, 200 if ready else 503)
 
     async def live(self, request: Request) -> Response:
-        return _json({"status": "live"})
+        live = self.engine.alive or self.draining  # else only a new process helps
+        return _json({"status": "live" if live else "failed"}, 200 if live else 503)
 
     async def show_metrics(self, request: Request) -> Response:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -205,7 +208,7 @@ class Reply:
             raise ApiError(429, message, code="queue_full", headers=headers) from None
         except Closed:
             self._cancel()
-            raise _broken("cancelled") from None
+            raise _broken("cancelled" if self._service.draining else "error") from None
         except UserError as error:  # a prompt: settings were checked before
             self._cancel()
             field = "messages" if self._ask.chat else "prompt"

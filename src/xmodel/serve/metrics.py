@@ -62,6 +62,7 @@ class _EngineState:
             ("waiting", "Requests in the queue.", stats.waiting),
             ("rows", "Answers that the model can work on at once.", stats.rows),
             ("cache_tokens", "Tokens whose keys and values are kept.", stats.cached_tokens),
+            ("cache_capacity_tokens", "Tokens that the cache has room for.", self._engine.cells),
         ):
             yield GaugeMetricFamily(f"xmodel_{name}", text, value=value)
         for name, text, value in (
