@@ -44,7 +44,6 @@ from xmodel.inference.sampling import Sampling
 from xmodel.inference.subjects import Subject, open_subject
 
 HERE = Path(__file__).parent
-TICK = os.sysconf("SC_CLK_TCK")
 OVERHEAD = ((16, 1), (16, 16), (16, 200), (200, 200))  # rows, concurrent requests
 LEAST_TOKENS = 16  # answers that ended earlier say nothing about the time of a token
 
@@ -80,11 +79,10 @@ class Server:
         threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True).start()
 
     def processor(self, thread: bool = False) -> float:
-        """Processor seconds so far: of the process, or of its main thread, which runs the event loop."""
-        pid = self.process.pid
-        path = Path(f"/proc/{pid}/task/{pid}/stat" if thread else f"/proc/{pid}/stat")
-        fields = path.read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        """Processor seconds so far: of all its threads, or of the main one, which runs the event loop."""
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        paths = [tasks / str(self.process.pid)] if thread else tasks.iterdir()
+        return sum(int((path / "schedstat").read_text().split()[0]) for path in paths) / 1e9
 
     def resident_MB(self) -> float:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
