@@ -17,6 +17,7 @@ is read between waves.
 from __future__ import annotations
 
 import argparse
+import atexit
 import hashlib
 import json
 import os
@@ -67,6 +68,7 @@ class Server:
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
         )
+        atexit.register(self.process.kill)  # nothing outlives a benchmark that fails
         self.log: list[str] = []
         assert self.process.stderr
         for line in self.process.stderr:
@@ -99,6 +101,7 @@ class Clients:
     def __init__(self) -> None:
         command = [sys.executable, str(HERE / "serve_clients.py")]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)
 
     def wave(self, server: Server, requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         assert self.process.stdin and self.process.stdout
@@ -253,10 +256,11 @@ def draw_prompts(subject: Subject, number: int, new_tokens: int) -> list[list[in
     """Prompts of 8 to 40 random tokens that a greedy answer does not end early."""
     chance = random.Random(0)
     ids = range(300, subject.tokenizer.vocab_size)  # behind control and byte pieces
+    begin = subject.tokenizer.bos_id if subject.bos else subject.tokenizer.eos_id
     found: list[list[int]] = []
     with Engine(subject, rows=64, queue=4 * number) as engine:
         while len(found) < number:
-            drawn = [[1, *chance.choices(ids, k=chance.randint(8, 40))] for _ in range(number)]
+            drawn = [[begin, *chance.choices(ids, k=chance.randint(8, 40))] for _ in range(number)]
             answers = bare(engine, drawn, new_tokens)[1]
             found += [prompt for prompt, (count, _) in zip(drawn, answers, strict=True) if count == new_tokens]
     return found[:number]
@@ -265,7 +269,9 @@ def draw_prompts(subject: Subject, number: int, new_tokens: int) -> list[list[in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", metavar="RUN|DIR")
-    parser.add_argument("--threads", type=int, default=1, help="of the model; the clients need a core, too (%(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of the model; the clients need a core, too (%(default)s)"
+    )
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--waves", type=int, default=5)
@@ -291,7 +297,11 @@ def main() -> None:
     columns += ["lowest % of ms per token", "highest % of ms per token", "overhead % of wall ms per token of all"]
     columns += ["overhead % of processor ms per token", "loop ms per token", "clients ms per token", "events per token"]
     print(table(columns, [[row[name] for name in columns] for row in rows]))
-    print(table([*waves[0]], [[len(cell) if isinstance(cell, list) else cell for cell in wave.values()] for wave in waves]))
+    print(
+        table(
+            [*waves[0]], [[len(cell) if isinstance(cell, list) else cell for cell in wave.values()] for wave in waves]
+        )
+    )
     for error in dict.fromkeys(error for wave in waves for error in wave["errors"]):
         print(error)
     about = subject.about

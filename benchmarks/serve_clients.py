@@ -92,7 +92,10 @@ def read(found: dict[str, Any]) -> dict[str, Any]:
     """What a client's stream says."""
     client = found.pop("client", None)
     if client is None or client.kind == "leaves":
-        return {"kind": found["kind"], "error": None if client is not None and client.parts else found["error"] or "no answer"}
+        return {
+            "kind": found["kind"],
+            "error": None if client is not None and client.parts else found["error"] or "no answer",
+        }
     data = b"".join(part for _, part in client.parts)
     head, _, rest = data.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
