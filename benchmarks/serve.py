@@ -104,7 +104,8 @@ class Clients:
         atexit.register(self.process.kill)
 
     def wave(self, server: Server, requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         order = {"host": "127.0.0.1", "port": server.port, "requests": requests}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
@@ -316,6 +317,8 @@ def main() -> None:
         options.out, {"settings": settings, "versions": facts, "seconds": seconds, "overhead": rows, "load": waves}
     )
     print(f"{seconds} s")
+    if any(wave["errors"] for wave in waves):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import json
 import socket
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 SLOW_BYTES = 4096  # of the socket's buffer of a slow reader: the rest waits in the server
@@ -116,7 +117,7 @@ def read(found: dict[str, Any]) -> dict[str, Any]:
         "events": len(choices),
         "wait": times[0] - client.asked,
         "seconds": times[-1] - times[0],
-        "longest_gap": max((after - before for before, after in zip(times, times[1:], strict=False)), default=0.0),
+        "longest_gap": max((after - before for before, after in pairwise(times)), default=0.0),
     }
 
 
