@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xmodel.console import table
+from xmodel.console import log, table
 from xmodel.files import write_json
 from xmodel.inference.engine import Delta, Engine
 from xmodel.inference.fast import prepare
@@ -237,6 +237,7 @@ def load(
         time.sleep(0.3)  # requests whose clients left end
         seen = wave["clients"]
         healthy = [client for client in seen if client["kind"] == "healthy" and not client["error"]]
+        log(f"wave {number + 1} of {waves}: {len(wrong(seen, answers))} errors")
         found.append(
             {
                 "wave": number + 1,
@@ -289,6 +290,8 @@ def main() -> None:
         with Engine(subject, rows=size) as engine:
             for number in (requests for rows, requests in OVERHEAD if rows == size):
                 rows.append(overhead(engine, server, clients, prompts[:number], options.new_tokens, options.rounds))
+                percent = rows[-1]["overhead % of ms per token"]
+                log(f"{size} rows, {number} requests: {percent:+} % a token")
             if size == OVERHEAD[-1][0]:
                 waves = load(engine, server, clients, prompts, options.new_tokens, options.waves)
         if code := server.stop():
