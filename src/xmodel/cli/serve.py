@@ -114,6 +114,7 @@ def serve(
         limits = Limits(max_tokens, max_body, body_seconds, all_keys, origins, loopback)
         service = Service(subject, engine, name=name, limits=limits)
         service.warm_up()
+        listener.listen(2048)  # uvicorn's number; whoever reads the address can connect from now on
         about = subject.about
         log(
             f"{url(listener)}  {service.names[0]}: {count(about['parameters'])} parameters, context {service.context}, "

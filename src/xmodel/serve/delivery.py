@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from xmodel.inference.engine import Delta, Engine, Ticket, Token
 from xmodel.inference.sampling import Sampling
 
-SHARE = 0.05  # of one core's time, for writing what is not the first or the last of an answer
+SHARE = 0.02  # of one core's time, for writing what is not the first or the last of an answer
 LONGEST_WAIT = 0.25  # seconds between two pieces of a stream, at most
 
 
