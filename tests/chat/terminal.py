@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import sys
 import termios
@@ -31,6 +32,7 @@ class Terminal:
         env["PYTHONPATH"] = f"{REPOSITORY / 'src'}:{REPOSITORY / 'tests' / 'chat'}"
         self.pid, self._master = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests were started in the background
             os.execve(sys.executable, [sys.executable, *map(str, command)], env)
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 

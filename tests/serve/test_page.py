@@ -130,7 +130,7 @@ def test_what_an_answer_shows(page: Page) -> None:
         rf"^15 tokens · [\d.]+ tokens/s · first after [\d.]+ s · seed \d+ · end of text · context: {left} of 256 left$",
         figures,
     )
-    assert 30 < float(re.findall(r"([\d.]+) tokens/s", figures)[0]) < 120  # the server waits 10 ms before each
+    assert 5 < float(re.findall(r"([\d.]+) tokens/s", figures)[0]) < 500  # the server waits 10 ms before each
     expect(page.locator("#spoken")).to_have_text(PLAIN_TEXT)  # for screen readers, once, at the end
     expect(page.locator("#about")).to_have_text("1.38M parameters · context of 256 tokens")
 

@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.exceptions import HTTPException
@@ -144,9 +144,10 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
         ApiError: 413 for more than `most` bytes, 408 when it takes more than `seconds`, 499 when the client left.
     """
     parts, size = [], 0
+    stream = request.stream()
     try:
         async with asyncio.timeout(seconds):
-            async for part in request.stream():
+            async for part in stream:
                 size += len(part)
                 if size > most:
                     break
@@ -158,16 +159,16 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
         raise ApiError(408, message, code="slow_body", headers=CLOSE) from None
     except ClientDisconnect:
         raise ApiError(GONE, "the client left", headers=CLOSE) from None
-    await _discard(request, 8 * most)
+    await _discard(stream, 8 * most)
     raise ApiError(413, f"the body has more than {most} bytes (--max-body)", code="body_too_large", headers=CLOSE)
 
 
-async def _discard(request: Request, most: int) -> None:
+async def _discard(stream: AsyncIterator[bytes], most: int) -> None:
     """Read on for a moment without keeping anything: most clients read an answer only after they have sent all."""
     deadline, size = time.monotonic() + DISCARD_SECONDS, 0
     try:
         async with asyncio.timeout(DISCARD_SECONDS):
-            async for part in request.stream():
+            async for part in stream:
                 size += len(part)
                 if size > most or time.monotonic() > deadline:
                     return
