@@ -161,14 +161,15 @@ def chaos(run: dict[str, Any], tokens: Path) -> dict[str, float]:
         how = random.choice(("kill_all", "kill_one", "terminate_one")) if run["world"] > 1 else "kill_all"
         if moment == "starting":
             time.sleep(random.random() * 0.5)
-        while moment != "starting" and os.waitpid(children[0], os.WNOHANG) == (0, 0):
+        while moment != "starting" and (left := os.waitpid(children[0], os.WNOHANG)) == (0, 0):
             saving = moment == "saving" and any((folder / "checkpoints").glob("*.partial"))
             if lines(folder) >= target and (saving or moment == "steps"):
                 break
             time.sleep(0.0005)
         else:
             if moment != "starting":  # it came to its end: nothing is left to kill
-                ended(children[1:])
+                codes = [os.waitstatus_to_exitcode(left[1]), *ended(children[1:])]
+                assert set(codes) == {0}, ("not killed", moment, codes)
                 return done
         time.sleep(random.random() * 0.01)
         in_save = any((folder / "checkpoints").glob("*.partial"))
