@@ -14,7 +14,7 @@ from torch import Tensor
 from xmodel.errors import UserError
 from xmodel.inference import cpu_decode, fast
 from xmodel.inference.batch import Batch, Row
-from xmodel.inference.fast import Int8Weight, prepare
+from xmodel.inference.fast import HugePages, Int8Weight, prepare
 from xmodel.model.cache import Layout, Shared
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Model
@@ -66,7 +66,7 @@ def test_products_are_right_and_the_same_alone(kind, dtype, rows, outputs, size,
     as_dtype = DTYPES[dtype]
     weights_OI, x_NI = torch.randn(outputs, size, generator=draw), torch.randn(rows, size, generator=draw).to(as_dtype)
     if kind == "int8":
-        quantised = Int8Weight(weights_OI)
+        quantised = Int8Weight(weights_OI, HugePages(weights_OI.numel()))
         stored, scales_O, number = quantised.integers_OI, quantised.scales_O, cpu_decode.INT8
         exact_OI = stored.double() * scales_O.double()[:, None]
         assert bool(((exact_OI - weights_OI).abs() <= scales_O[:, None] * 0.5001).all())

@@ -30,7 +30,7 @@ from xmodel.inference.cpu_dots import LANES, MIXED, OUTPUTS, ROWS, make_mix, mak
 
 KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 FLOAT32, BFLOAT16, INT8 = 0, 1, 2  # how weights are kept
-CHUNK_BYTES = 1 << 16  # of weights
+CHUNK_BYTES = 1 << 18  # of weights
 PHASES = 7  # of a layer
 Q, K, V, OUT, GATE, UP, DOWN = range(7)  # columns of the tables of weights
 NEXT, DONE, STRIDE = 0, 8, 16  # of a phase's counters: a cache line each

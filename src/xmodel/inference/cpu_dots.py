@@ -230,4 +230,4 @@ def _prefetch(builder: Builder, address: Value) -> None:
     pointer = builder.inttoptr(address, I8.as_pointer())
     signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    builder.call(function, [pointer, *(ir.Constant(I32, value) for value in (0, 3, 1))])
+    builder.call(function, [pointer, *(ir.Constant(I32, value) for value in (0, 2, 1))])
