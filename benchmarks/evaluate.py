@@ -132,8 +132,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name in names:
             requests = build(name, arguments, arguments.room if weights == "stopping" else arguments.room // 2)
             found = compare(ours, backends, requests, arguments)
-            for sides, name in ((sums, "rounds"), (walls, "wall clock")):
-                for side, seconds in found.pop(name).items():
+            for sides, clock in ((sums, "rounds"), (walls, "wall clock")):
+                for side, seconds in found.pop(clock).items():
                     sides[side] = [a + b for a, b in zip(sides[side], seconds, strict=True)]
             rows.append({"suite": suite, "task": name, "requests": len(requests), **found})
             print(json.dumps(rows[-1]), flush=True)
