@@ -179,6 +179,10 @@ def allowed(logprob: float) -> float:
     return max(1e-4, 2.4e-7 * abs(logprob))
 
 
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--benchmarks", type=Path, required=True)
@@ -217,13 +221,15 @@ def main() -> None:
     headers = ["model", "task", "shots", "items", "same", "largest_difference", "off", "truncated"]
     if arguments.exact:
         headers[5:] = ["largest_difference", "largest_sum", "ours_from_exact", "hf_from_exact", "hf_from_itself"]
-    print(table(headers, [["" if row[key] is None else row[key] for key in headers] for row in rows]))
-    out = arguments.out or RESULTS / f"harness-equality-{arguments.dtype}.json"
+    print(table(headers, [[_shown(row[key]) for key in headers] for row in rows]))
+    kind = "exact" if arguments.exact else "equality"
+    out = arguments.out or RESULTS / f"harness-{kind}-{arguments.dtype}.json"
     settings = {
         "dtype": arguments.dtype,
         "limit": arguments.limit,
         "generated": arguments.generated,
         "context": CONTEXT,
+        "hf_batch": arguments.batch,
     }
     names = ("torch", "transformers", "lm_eval", "tokenizers")
     versions = {"python": platform.python_version()} | {package: metadata.version(package) for package in names}
