@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_model, slow_logprobs
+from tiny import count_tokens, make_model, slow_logprobs
 
 from xmodel.errors import UserError
 from xmodel.evaluate import scorer
@@ -84,13 +84,7 @@ def test_nested_prefixes_duplicates_and_texts_that_go_on_from_others(data, budge
 def test_a_common_beginning_of_many_is_cached_and_nests(monkeypatch: pytest.MonkeyPatch, cascade: bool) -> None:
     monkeypatch.setitem(scorer.COSTS, "cpu", scorer.Costs(64, 4, 4, 1000, cascade))
     monkeypatch.setattr(prefixes, "MIN_PREFIX", 2)
-    seen = []
-    hidden = Transformer.hidden
-    monkeypatch.setattr(
-        Transformer,
-        "hidden",
-        lambda self, tokens, *rest, **kw: (seen.append(tokens.numel()), hidden(self, tokens, *rest, **kw))[1],
-    )
+    seen = count_tokens(monkeypatch)
     shots, subjects = [7, 8, 9, 10], ([11, 12, 13, 14], [15, 16, 17, 18])
     requests = [([*shots, *subject, 20 + i, 3], [j]) for subject in subjects for i in range(9) for j in range(4)]
     scores = loglikelihood(MODEL, requests)
@@ -122,13 +116,7 @@ def test_greedy_continuations_are_recognised() -> None:
 
 
 def test_a_shared_context_goes_through_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    hidden = Transformer.hidden
-    monkeypatch.setattr(
-        Transformer,
-        "hidden",
-        lambda self, tokens, *rest, **kw: (seen.append(tokens.numel()), hidden(self, tokens, *rest, **kw))[1],
-    )
+    seen = count_tokens(monkeypatch)
     loglikelihood(MODEL, [(list(range(20)), [choice, 3]) for choice in range(4)])
     assert sum(seen) == 20 + 4  # the context once, and of each choice all but its last token
 

@@ -11,7 +11,8 @@ from tiny import make_model, texts
 from xmodel.errors import UserError
 from xmodel.inference.generate import generate, generate_text
 from xmodel.inference.many import generate_many
-from xmodel.inference.sampling import Sampler, Sampling
+from xmodel.inference.sampler import Sampler
+from xmodel.inference.sampling import Sampling
 from xmodel.inference.text import encode_prompt
 
 MODEL = make_model(vocab_size=40, context=24)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_model
+from tiny import count_tokens, make_model
 
 from xmodel.errors import UserError
 from xmodel.inference import many
@@ -14,7 +14,6 @@ from xmodel.inference.batch import Batch
 from xmodel.inference.generate import generate
 from xmodel.inference.many import generate_many
 from xmodel.inference.prefixes import MIN_PREFIX
-from xmodel.model.transformer import Transformer
 
 MODEL = make_model(vocab_size=40, context=64)
 IDS = st.integers(0, 39)
@@ -47,13 +46,7 @@ def test_rooms_of_their_own_and_any_number_of_rows(prompts, budget, stop, worth,
 @pytest.mark.parametrize("cascade", [False, True])
 def test_a_common_beginning_goes_through_the_model_once(monkeypatch: pytest.MonkeyPatch, cascade: bool) -> None:
     monkeypatch.setitem(many.COSTS, "cpu", many.COSTS["cpu"]._replace(worth=10, cascade=cascade))
-    seen = []
-    hidden = Transformer.hidden
-    monkeypatch.setattr(
-        Transformer,
-        "hidden",
-        lambda self, tokens, *rest, **kw: (seen.append(tokens.numel()), hidden(self, tokens, *rest, **kw))[1],
-    )
+    seen = count_tokens(monkeypatch)
     prompts = [[*SHARED, 1, number] for number in range(10)]
     found = generate_many(MODEL, prompts, max_new_tokens=1, stop_ids=())
     assert sum(seen) == len(SHARED) + 1 + 10  # the last token of each stays

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xmodel.inference.sampling import Sampler, Sampling, SettingError, pick
+from xmodel.inference.sampler import Sampler, pick
+from xmodel.inference.sampling import Sampling, SettingError
 
 
 @settings(max_examples=30, deadline=None)
@@ -118,3 +121,9 @@ def test_every_error_names_its_field(field: str, value) -> None:
     with pytest.raises(SettingError, match=f"{field} is .*it has to be") as caught:
         Sampling(**{field: value}).check()
     assert caught.value.field == field
+
+
+def test_settings_are_checked_without_torch() -> None:
+    """A command refuses a wrong setting before it loads what takes seconds."""
+    program = "import sys, xmodel.inference.sampling as s; s.Sampling().check(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
