@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from xmodel.console import log
-from xmodel.errors import MachineError, UserError, hub_fault
+from xmodel.errors import MachineError, UserError, not_from_hub
 from xmodel.files import checksum, nearest_folder, read_json, read_object
 from xmodel.model.checkpoint_io import AVERAGE, CONFIG, WEIGHTS, load_model, open_weights, weight_files
 from xmodel.model.config import from_hf
@@ -190,12 +190,8 @@ def _from_hub(name: str) -> Path:
             )
             if any(Path(found).glob("*.safetensors")):
                 break
-    except Exception as error:  # each version of its client raises others
-        fault = hub_fault(error)
-        if fault is None:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            fault = MachineError(f"the hub could not be asked for it ({reason})")
-        raise type(fault)(f"{HUB}{name}: no such folder here, and {fault}") from None
+    except Exception as error:
+        raise not_from_hub(f"{HUB}{name}", error) from None
     return Path(found)
 
 
