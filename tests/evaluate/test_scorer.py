@@ -103,6 +103,17 @@ def test_bfloat16_is_within_its_rounding_whatever_the_budget() -> None:
         assert rough == pytest.approx(exact, rel=0.03, abs=0.15)
 
 
+def test_the_softmax_is_in_float32_whatever_the_model_computes_in() -> None:
+    model = make_model(vocab_size=40, context=24)
+    model.compute_dtype = torch.bfloat16
+    with torch.no_grad():
+        hidden_ND = model.hidden(torch.arange(1, 13)[None])[0]
+        targets_N = torch.arange(12)
+        found_N, _ = scorer.target_logprobs(model, hidden_ND, targets_N)
+        exact_NV = model.head(hidden_ND).double().log_softmax(1)
+    torch.testing.assert_close(found_N.double(), exact_NV[torch.arange(12), targets_N], atol=1e-5, rtol=0)
+
+
 def test_greedy_continuations_are_recognised() -> None:
     ids = [1, 5]
     for _ in range(6):

@@ -87,6 +87,22 @@ def test_stop_texts_are_each_prompts_own() -> None:
         generate_many(MODEL, prompts, max_new_tokens=2, stop_texts=stops)
 
 
+def test_a_stop_is_looked_for_in_the_whole_text() -> None:
+    """The end of an answer, decoded alone, may say what the answer does not: a first token may be spelt in another way."""
+
+    def first_in_capitals(ids) -> str:
+        return decode(ids[:1]).upper() + decode(ids[1:])
+
+    prompt = [3, 7]
+    full = alone(prompt, 40, stop_ids=())
+    letters = sorted({decode([token]).upper() for token in full[1:]} - {decode(full[:1]).upper()})
+    found = generate_many(
+        MODEL, [prompt], max_new_tokens=40, stop_ids=(), stop_texts=[letters], decode=first_in_capitals
+    )
+    assert letters
+    assert found == [full]
+
+
 def test_samples_are_those_of_the_prompt_alone() -> None:
     prompts = [[1, 7], [5], [1, 7], [9, 8, 7, 6]]
     found = generate_many(MODEL, prompts, max_new_tokens=12, temperature=1.3, top_k=20, top_p=0.9, seed=4, stop_ids=())

@@ -12,6 +12,7 @@ import click
 from xmodel.cli import experiments
 from xmodel.cli.common import DTYPE, FOLDER, JSON, OVERRIDES, REDO, STEP, WithDefault, carry_out_stages, open_target
 
+OWN_SUITES = ("perplexity", "sandbox", "translation")  # of a run's own corpus
 SUITES = click.option("--suite", "suites", multiple=True, metavar="NAME", help="A suite, benchmark or task.")
 
 
@@ -119,9 +120,9 @@ def _score(
 
     if benchmarks:
         stay_offline()
-    own = [name for name in names if name in ("perplexity", "sandbox", "translation")]
+    own = [name for name in names if name in OWN_SUITES]
     published = [name for name in names if name not in own]
-    selected = paper.select(published)  # a mistyped name is told before anything is loaded
+    selected = paper.select(published, OWN_SUITES)  # a mistyped name is told before anything is loaded
     from xmodel.console import log
     from xmodel.evaluate.replicas import every_gpu
     from xmodel.evaluate.suites import prepare_suites, results_table, score_tasks

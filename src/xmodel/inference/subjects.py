@@ -103,7 +103,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device {name!r}: it has to be auto, cpu, cuda or cuda:NUMBER") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise UserError(f"device {name!r}: it has to be auto, cpu, cuda or cuda:NUMBER")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {name!r}: PyTorch finds no GPU here; auto or cpu does without")
     return device
