@@ -25,6 +25,8 @@ RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
         (KeyboardInterrupt(), 130),
         (OSError(28, "No space left on device"), 1),
         (PermissionError(13, "Permission denied", "x.jsonl"), 1),
+        (IsADirectoryError(21, "Is a directory", "folder"), 2),
+        (FileNotFoundError(2, "No such file or directory", "/proc/out.json.partial"), 2),
     ],
 )
 def test_exit_codes(

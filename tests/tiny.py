@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,19 @@ def make_model(vocab_size: int = 420, context: int = 64, seed: int = 0, tied: bo
     model = Transformer(shape)
     model.init_weights(seed)
     return model.eval()
+
+
+def count_tokens(patch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens go through any model from now on, one number for each pass."""
+    seen: list[int] = []
+    hidden = Transformer.hidden
+
+    def counted(self: Transformer, tokens_BT: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        seen.append(tokens_BT.numel())
+        return hidden(self, tokens_BT, *rest, **more)
+
+    patch.setattr(Transformer, "hidden", counted)
+    return seen
 
 
 @torch.no_grad()

@@ -68,3 +68,12 @@ def hub_fault(error: BaseException) -> XmodelError | None:
     if any("Connect" in name for name in names):  # ConnectionError, ConnectError ...
         return Unreachable("the hub cannot be reached")
     return None
+
+
+def not_from_hub(name: str, error: Exception) -> XmodelError:
+    """The error to raise where a name is nothing here and the hub did not give it either; kinds as `hub_fault`'s."""
+    fault = hub_fault(error)
+    if fault is None:  # each version of its client raises others
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        fault = MachineError(f"the hub could not be asked for it ({reason})")
+    return type(fault)(f"{name}: no such file or folder here, and {fault}")

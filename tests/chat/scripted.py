@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import log
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xmodel.chat.session import Message
 from xmodel.chat.words import Words
+from xmodel.inference.sampling import Sampling
 
 
 class Token(NamedTuple):
@@ -39,7 +40,7 @@ class Scripted:
     delay: float = 0.0
     finish: str = "stop"
     name: str = "scripted"
-    asked: list[tuple[str, Any]] = field(default_factory=list)  # prompts, and the settings that came with them
+    asked: list[tuple[str, Sampling]] = field(default_factory=list)  # prompts, and the settings that came with them
 
     def __post_init__(self) -> None:
         self._answers = iter(self.answers)
@@ -57,7 +58,7 @@ class Scripted:
     def piece(self, token: int) -> bytes:
         return chr(token).encode()
 
-    def start(self, prompt: list[int], settings: Any, deliver: Callable[[Delta], None]) -> threading.Event:
+    def start(self, prompt: list[int], settings: Sampling, deliver: Callable[[Delta], None]) -> threading.Event:
         settings.check()
         said = "".join(map(chr, prompt))
         self.asked.append((said, settings))
@@ -81,24 +82,6 @@ class Scripted:
         deliver(Delta("", [], "cancelled" if ended.is_set() else self.finish, count))
 
 
-@dataclass(frozen=True)
-class Settings:
-    """In the place of `Sampling`, whose module imports torch: this way a terminal is there in a tenth of a second."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
-
-    def check(self) -> None:
-        """All are taken."""
-
-
 if __name__ == "__main__":
     from xmodel.chat.talk import talk
 
@@ -107,4 +90,4 @@ if __name__ == "__main__":
     parser.add_argument("--language", default="en")
     parser.add_argument("--delay", type=float, default=0.0)
     given = parser.parse_args()
-    talk(Scripted(given.answers, delay=given.delay), Settings(), Words(given.language))
+    talk(Scripted(given.answers, delay=given.delay), Sampling(), Words(given.language))

@@ -99,11 +99,14 @@ def test_an_impatient_person_stays_in_the_conversation(state: Path) -> None:
         terminal.wait("word9 ")
         for _ in range(3):
             terminal.type(CTRL_C)  # the first stops the answer; the others come then, or at the prompt, or in between
-        terminal.wait("[stopped]")
+        assert "word300" not in terminal.wait("[stopped]")
         terminal.type("\r")
         terminal.wait("> \n> ")
         terminal.type("still here\r")
-        terminal.wait("\nstill here\n> ")
+        assert terminal.wait("\nstill here\n> ").count("still here") == 2  # as it was typed, and the answer to it
+        terminal.type(CTRL_D)
+        assert terminal.leave() == 0
+    assert history(state) == ["count", "still here"]
 
 
 def pipe(text: bytes, *answers: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

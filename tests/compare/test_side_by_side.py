@@ -19,6 +19,8 @@ from xmodel.compare.architectures import ARCHITECTURES, OURS, Architecture
 from xmodel.compare.compare import Settings, compare
 from xmodel.compare.output import draw, tables
 from xmodel.errors import MachineError, UserError
+from xmodel.inference.batch import Batch
+from xmodel.inference.many import generate_many
 from xmodel.model.checkpoint_io import save_model
 
 SMALL = {
@@ -94,7 +96,32 @@ def test_cells_of_one_model(engine: str) -> None:
         assert row["decode_tokens_per_second"] > 0
         assert row["peak_bytes"] > rows[0]["weight_bytes"]
     assert rows[6]["error"] == "longer than its 64 positions"
-    assert engine in rows[0]["setting"].lower() or "Xmodel-LM" in rows[0]["setting"]
+    words = {
+        "xmodel": "Xmodel-LM's engine, sdpa, decoding in our own kernels",
+        "transformers": "transformers' generate",
+    }
+    assert rows[0]["setting"].startswith(words[engine])
+
+
+@pytest.mark.usefixtures("small_ones")
+def test_what_is_measured_is_what_a_user_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of the batch that generate, chat and serve run, in the kernels that they prepare; the same tokens."""
+    opened = engines.open_model(job(OURS, "xmodel")["subject"], device="cpu", dtype="fp32", layers=0, training=False,
+                                compiled=False)  # fmt: skip
+    module: Any = opened.module
+    assert module.decoder is not None
+    taken: list[list[int]] = []
+    step = Batch.step
+
+    def watched(self: Batch[Any]) -> torch.Tensor:
+        taken.append([row.last for row in self.going])
+        return step(self)
+
+    monkeypatch.setattr(Batch, "step", watched)
+    ids_BT = torch.randint(256, (3, 8), generator=torch.Generator().manual_seed(0))
+    assert len(opened.generate(ids_BT, 6, "fixed")) == 6
+    rows = [list(row) for row in zip(*taken, strict=True)]  # all but the last token, which no step takes
+    assert rows == generate_many(module, ids_BT.tolist(), max_new_tokens=5, stop_ids=())
 
 
 @pytest.mark.usefixtures("small_ones")

@@ -65,6 +65,7 @@ def test_sign_flips_hold_their_level() -> None:
     p_values = [sign_flip_test(rng.standard_t(3, 25), seed) for seed in range(200)]
     assert np.mean(np.array(p_values) < 0.1) == pytest.approx(0.1, abs=0.06)
     assert sign_flip_test(np.zeros(40)) == 1.0
+    assert sign_flip_test(np.ones(40)) == 1 / 10_000  # never 0: what was seen is one of the ways
 
 
 def test_the_interval_covers_the_truth() -> None:
@@ -200,6 +201,9 @@ def test_what_does_not_match_is_refused(tmp_path: Path) -> None:
     a = read_measured(tmp_path / "a")
     with pytest.raises(UserError, match=r"boolq: A has 3 items, B 2.*only one of them has: 2\).*same limit"):
         diff(a, read_measured(tmp_path / "short"))
+    moved = {key: one._replace(ids=[f"{name}0" for name in one.ids]) for key, one in a.items()}  # as many, but others
+    with pytest.raises(UserError, match="boolq: A has 3 items, B 3, and they are not the same"):
+        diff(a, moved)
     with pytest.raises(UserError, match="boolq: item 1 is another one"):
         diff(a, read_measured(tmp_path / "other"))
     with pytest.raises(UserError, match="no set in common: A has boolq; B has piqa"):

@@ -172,6 +172,7 @@ def test_an_answer_longer_than_the_context_costs_only_its_task(benchmarks: Path,
     [
         (("MODEL", "--suite", "chineze"), "no suite or task is called 'chineze'; did you mean chinese"),
         (("MODEL", "--suite", "mmlu_anatmy"), "did you mean mmlu_anatomy"),
+        (("MODEL", "--suite", "sandbx"), "did you mean sandbox"),
         (("MODEL", "--suite", "chinese", "--benchmarks", "nowhere"), "nowhere: no such folder"),
         (("MODEL", "--suite", "sandbox"), "only a run has such questions"),
         (("nowhere", "--suite", "piqa", "--benchmarks", "ROWS"), "nowhere: no such folder"),

@@ -106,7 +106,7 @@ def test_what_the_hub_refuses_or_fails_to_give_is_said_in_one_line(said: dict[st
         ("slow", 1, "Unreachable", "the hub did not answer in time"),
         ("nowhere", 1, "Unreachable", "the hub cannot be reached"),
     ):
-        expected = {"code": code, "kind": kind, "message": f"hf:me/{name}: no such folder here, and {message}"}
+        expected = {"code": code, "kind": kind, "message": f"hf:me/{name}: no such file or folder here, and {message}"}
         assert said[name] == expected | {"out": "", "err": ""}
     assert said["refused"]["message"].splitlines() == [
         f"{said['rows']}: 0 files written, and some sets could not be had:",

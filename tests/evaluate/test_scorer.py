@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_model, slow_logprobs
+from tiny import count_tokens, make_model, slow_logprobs
 
 from xmodel.errors import UserError
 from xmodel.evaluate import scorer
@@ -84,13 +84,7 @@ def test_nested_prefixes_duplicates_and_texts_that_go_on_from_others(data, budge
 def test_a_common_beginning_of_many_is_cached_and_nests(monkeypatch: pytest.MonkeyPatch, cascade: bool) -> None:
     monkeypatch.setitem(scorer.COSTS, "cpu", scorer.Costs(64, 4, 4, 1000, cascade))
     monkeypatch.setattr(prefixes, "MIN_PREFIX", 2)
-    seen = []
-    hidden = Transformer.hidden
-    monkeypatch.setattr(
-        Transformer,
-        "hidden",
-        lambda self, tokens, *rest, **kw: (seen.append(tokens.numel()), hidden(self, tokens, *rest, **kw))[1],
-    )
+    seen = count_tokens(monkeypatch)
     shots, subjects = [7, 8, 9, 10], ([11, 12, 13, 14], [15, 16, 17, 18])
     requests = [([*shots, *subject, 20 + i, 3], [j]) for subject in subjects for i in range(9) for j in range(4)]
     scores = loglikelihood(MODEL, requests)
@@ -109,6 +103,17 @@ def test_bfloat16_is_within_its_rounding_whatever_the_budget() -> None:
         assert rough == pytest.approx(exact, rel=0.03, abs=0.15)
 
 
+def test_the_softmax_is_in_float32_whatever_the_model_computes_in() -> None:
+    model = make_model(vocab_size=40, context=24)
+    model.compute_dtype = torch.bfloat16
+    with torch.no_grad():
+        hidden_ND = model.hidden(torch.arange(1, 13)[None])[0]
+        targets_N = torch.arange(12)
+        found_N, _ = scorer.target_logprobs(model, hidden_ND, targets_N)
+        exact_NV = model.head(hidden_ND).double().log_softmax(1)
+    torch.testing.assert_close(found_N.double(), exact_NV[torch.arange(12), targets_N], atol=1e-5, rtol=0)
+
+
 def test_greedy_continuations_are_recognised() -> None:
     ids = [1, 5]
     for _ in range(6):
@@ -122,13 +127,7 @@ def test_greedy_continuations_are_recognised() -> None:
 
 
 def test_a_shared_context_goes_through_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    hidden = Transformer.hidden
-    monkeypatch.setattr(
-        Transformer,
-        "hidden",
-        lambda self, tokens, *rest, **kw: (seen.append(tokens.numel()), hidden(self, tokens, *rest, **kw))[1],
-    )
+    seen = count_tokens(monkeypatch)
     loglikelihood(MODEL, [(list(range(20)), [choice, 3]) for choice in range(4)])
     assert sum(seen) == 20 + 4  # the context once, and of each choice all but its last token
 

@@ -11,7 +11,8 @@ from tiny import make_model, texts
 from xmodel.errors import UserError
 from xmodel.inference.generate import generate, generate_text
 from xmodel.inference.many import generate_many
-from xmodel.inference.sampling import Sampler, Sampling
+from xmodel.inference.sampler import Sampler
+from xmodel.inference.sampling import Sampling
 from xmodel.inference.text import encode_prompt
 
 MODEL = make_model(vocab_size=40, context=24)
@@ -99,6 +100,8 @@ def test_samples_follow_the_distribution() -> None:
     # probabilities 0.47, 0.28, 0.17, ...: 0.5 needs two of them, 0.4 only one
     torch.testing.assert_close(frequencies(top_p=0.5), expected, atol=0.03, rtol=0)
     assert frequencies(100, top_p=0.4)[0] == 1
+    # of the three likeliest the first has 0.51: the nucleus is of what top_k leaves
+    assert frequencies(100, top_k=3, top_p=0.5)[0] == 1
     assert frequencies(100, top_p=1e-9)[0] == 1
     assert frequencies(100, temperature=0.0)[0] == 1
     assert frequencies(100, top_k=1)[0] == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_model
+from tiny import count_tokens, make_model
 
 from xmodel.errors import UserError
 from xmodel.inference import many
@@ -14,7 +14,6 @@ from xmodel.inference.batch import Batch
 from xmodel.inference.generate import generate
 from xmodel.inference.many import generate_many
 from xmodel.inference.prefixes import MIN_PREFIX
-from xmodel.model.transformer import Transformer
 
 MODEL = make_model(vocab_size=40, context=64)
 IDS = st.integers(0, 39)
@@ -47,13 +46,7 @@ def test_rooms_of_their_own_and_any_number_of_rows(prompts, budget, stop, worth,
 @pytest.mark.parametrize("cascade", [False, True])
 def test_a_common_beginning_goes_through_the_model_once(monkeypatch: pytest.MonkeyPatch, cascade: bool) -> None:
     monkeypatch.setitem(many.COSTS, "cpu", many.COSTS["cpu"]._replace(worth=10, cascade=cascade))
-    seen = []
-    hidden = Transformer.hidden
-    monkeypatch.setattr(
-        Transformer,
-        "hidden",
-        lambda self, tokens, *rest, **kw: (seen.append(tokens.numel()), hidden(self, tokens, *rest, **kw))[1],
-    )
+    seen = count_tokens(monkeypatch)
     prompts = [[*SHARED, 1, number] for number in range(10)]
     found = generate_many(MODEL, prompts, max_new_tokens=1, stop_ids=())
     assert sum(seen) == len(SHARED) + 1 + 10  # the last token of each stays
@@ -92,6 +85,22 @@ def test_stop_texts_are_each_prompts_own() -> None:
             assert decode(whole).index(stop) + len(stop) == len(ids)
     with pytest.raises(ValueError, match="need decode"):
         generate_many(MODEL, prompts, max_new_tokens=2, stop_texts=stops)
+
+
+def test_a_stop_is_looked_for_in_the_whole_text() -> None:
+    """The end of an answer, decoded alone, may say what the answer does not: a first token may be spelt in another way."""
+
+    def first_in_capitals(ids) -> str:
+        return decode(ids[:1]).upper() + decode(ids[1:])
+
+    prompt = [3, 7]
+    full = alone(prompt, 40, stop_ids=())
+    letters = sorted({decode([token]).upper() for token in full[1:]} - {decode(full[:1]).upper()})
+    found = generate_many(
+        MODEL, [prompt], max_new_tokens=40, stop_ids=(), stop_texts=[letters], decode=first_in_capitals
+    )
+    assert letters
+    assert found == [full]
 
 
 def test_samples_are_those_of_the_prompt_alone() -> None:

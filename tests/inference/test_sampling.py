@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xmodel.inference.sampling import Sampler, Sampling, SettingError, pick
+from xmodel.inference.sampler import Sampler, pick
+from xmodel.inference.sampling import Sampling, SettingError
 
 
 @settings(max_examples=30, deadline=None)
@@ -90,6 +93,26 @@ def test_rows_do_not_know_each_other() -> None:
     assert len({Sampler(Sampling(temperature=1.0)).choose(torch.zeros(1000)).token for _ in range(5)}) > 1
 
 
+def test_a_nucleus_of_many_tokens_is_whole() -> None:
+    """More tokens than are looked at first (`NUCLEUS`): nine tenths of 2,000 equal ones, and nothing beyond."""
+    sampler = Sampler(Sampling(temperature=1.0, top_p=0.9, seed=0))
+    logits_V = torch.zeros(2000)
+    logits_V[1000:] = -1e-3 * torch.arange(1000)  # so that there is an order
+    expected_V = torch.zeros(2000, dtype=torch.bool)
+    chances_V, order_V = logits_V.double().softmax(0).sort(descending=True, stable=True)
+    expected_V[order_V[chances_V.cumsum(0) - chances_V < 0.9]] = True
+    drawn = {sampler.choose(logits_V).token for _ in range(4000)}
+    assert expected_V[sorted(drawn)].all()
+    assert len(drawn) > 0.8 * int(expected_V.sum())
+
+
+def test_a_greedy_row_with_logprobs_gets_them() -> None:
+    logits_RV = torch.randn(2, 20, generator=torch.Generator().manual_seed(0))
+    for choice, logits_V in zip(pick(logits_RV, [Sampler(Sampling(logprobs=0))] * 2), logits_RV, strict=True):
+        assert isinstance(choice, tuple)
+        assert choice.logprob == pytest.approx(float(logits_V.log_softmax(0).max()))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -118,3 +141,9 @@ def test_every_error_names_its_field(field: str, value) -> None:
     with pytest.raises(SettingError, match=f"{field} is .*it has to be") as caught:
         Sampling(**{field: value}).check()
     assert caught.value.field == field
+
+
+def test_settings_are_checked_without_torch() -> None:
+    """A command refuses a wrong setting before it loads what takes seconds."""
+    program = "import sys, xmodel.inference.sampling as s; s.Sampling().check(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

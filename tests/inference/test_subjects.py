@@ -112,7 +112,8 @@ def test_settings_that_make_no_sense(run: Path) -> None:
         open_subject(str(run), step=15)
     with pytest.raises(UserError, match="dtype 'fp8'"):
         open_subject(str(run), dtype="fp8")
-    with pytest.raises(UserError, match="device 'gpu'"):
-        open_subject(str(run), device="gpu")
+    for device in ("gpu", "cpu:3", "meta", "mps"):
+        with pytest.raises(UserError, match=f"device '{device}': it has to be auto, cpu, cuda"):
+            open_subject(str(run), device=device)
     with pytest.raises(UserError, match="has no checkpoint of a step"):
         open_subject(str(run / "checkpoints" / "step-000000010" / ".." / ".." / "tokenizer"), step=3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from xmodel.inference.text import AnswerText
@@ -21,8 +21,21 @@ def plain(text: str, stops: list[str]) -> tuple[str, bool]:
     return text, False
 
 
-@given(text=LETTERS, stops=st.lists(LETTERS.filter(bool), max_size=3), cuts=st.lists(st.integers(0, 40)))
-def test_the_definition_however_tokens_cut_the_bytes(text: str, stops: list[str], cuts: list[int]) -> None:
+def near(text: str) -> st.SearchStrategy[str]:
+    """Stops that stand in the text, or begin as something in it does, and any others."""
+    parts = [text[a:b] for a in range(len(text)) for b in range(a + 1, min(a + 5, len(text)) + 1)]
+    found = st.sampled_from(parts) if parts else st.just("x")
+    return st.one_of(found, found.map(lambda part: part + "z"), LETTERS.filter(bool))
+
+
+@example(("abc", ["bc", "ab"]), [])  # in one token: the one that is complete first
+@example(("ab路ab", ["ab路ab"]), [6])  # all but its last character has come
+@given(
+    LETTERS.flatmap(lambda text: st.tuples(st.just(text), st.lists(near(text), max_size=3))),
+    st.lists(st.integers(0, 40)),
+)
+def test_the_definition_however_tokens_cut_the_bytes(asked: tuple[str, list[str]], cuts: list[int]) -> None:
+    text, stops = asked
     raw = text.encode()
     edges = sorted({0, len(raw), *(cut for cut in cuts if cut < len(raw))})
     pieces = [raw[a:b] for a, b in pairwise(edges)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,7 @@ from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Model
 
 SHAPE = Model(layers=2, heads=4, kv_heads=2, hidden=32, ffn=48, vocab_size=99, context_length=32, position_table=32)
-TIED = Model(
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    hidden=32,
-    ffn=48,
-    vocab_size=99,
-    context_length=32,
-    position_table=32,
-    tied_embeddings=True,
-)
+TIED = replace(SHAPE, tied_embeddings=True)
 TOKENS = torch.arange(60).view(2, 30) % 99
 
 

@@ -219,3 +219,16 @@ def test_compiled_model_computes_the_same() -> None:
     assert compiled.state_dict().keys() == eager.state_dict().keys()
     for (name, a), b in zip(eager.named_parameters(), compiled.parameters(), strict=True):
         assert cosine(a.grad, b.grad) > 0.999, name
+
+
+def test_a_cast_of_the_whole_model_spares_the_angles() -> None:
+    """bfloat16 has 8 bits: cosines of neighbouring positions far into a text would be the same number."""
+    model = make(SHAPES["grouped"])
+    tokens_BT = torch.arange(48)[None]
+    exact = model(tokens_BT)
+    angles = model.rotary.clone()
+    for cast in (model.bfloat16, model.half, model.double, lambda: model.to("cpu", torch.bfloat16), model.float):
+        cast()
+        assert torch.equal(model.rotary, angles)
+        assert model.rotary.dtype == torch.float32
+    assert (model(tokens_BT) - exact).abs().max() < 0.1 * exact.abs().max()  # the weights' own rounding

@@ -216,14 +216,23 @@ def test_names_on_the_hub(monkeypatch, byte_level, models, tmp_path):
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(hub, "snapshot_download", offline)
-    with pytest.raises(MachineError, match=r"^gpt2: .*could not be asked for it \(no route\); give a local path$"):
+    with pytest.raises(
+        MachineError, match=r"^gpt2: no such .* here, and the hub could not be asked for it \(no route\)$"
+    ):
+        open_tokenizer("gpt2")
+
+    def unreachable(name, **_):
+        raise RuntimeError("a long story") from ConnectionError("refused")
+
+    monkeypatch.setattr(hub, "snapshot_download", unreachable)
+    with pytest.raises(MachineError, match=r"^gpt2: no such .* here, and the hub cannot be reached$"):
         open_tokenizer("gpt2")
 
     def unknown(name, **_):
         raise hub.errors.HFValidationError("no such name")
 
     monkeypatch.setattr(hub, "snapshot_download", unknown)
-    with pytest.raises(UserError, match="the hub does not have it"):
+    with pytest.raises(UserError, match="a name on the hub is OWNER/NAME"):
         open_tokenizer("nobody/nothing")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shlex
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -63,6 +65,22 @@ class ManyTexts(click.Command):
         return super().parse_args(ctx, spread)
 
 
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+class Bytes(click.ParamType):
+    """`5GB`, `500MB`, `2e9`: a number of bytes, in powers of 1,000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?) *([kmgt]?)b?", str(value).strip().lower())
+        size = int(float(found[1]) * UNITS[found[2]]) if found else 0
+        if size < 1:
+            self.fail(f"{value!r} is not a size; write 5GB or 500MB", param, ctx)
+        return size
+
+
 TARGET = click.argument("target", metavar="RECIPE|RUN")
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[SETTING=VALUE]...")
 FOLDER = click.option("--dir", "folder", metavar="DIR", help="Run directory (default: runs/NAME of the recipe).")
@@ -71,6 +89,58 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 PROCESSES = click.option(
     "--processes", type=click.IntRange(min=1), help="Training processes on this machine (default: one per GPU, or 1)."
 )
+STEP = click.option(
+    "--step", type=click.IntRange(min=0), help="The run's checkpoint of this step (default: the newest)."
+)
+DTYPE = click.option(
+    "--dtype",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Number format; auto: bf16 on a GPU, else fp32.",
+)
+DEVICE = click.option(
+    "--device", default="auto", metavar="NAME", help="cpu, cuda or cuda:1 (default: a GPU, or the CPU)."
+)
+WEIGHTS = click.option(
+    "--weights",
+    type=click.Choice(["auto", "int8"]),
+    default="auto",
+    show_default=True,
+    help="int8: rounded to 8 bits, smaller and faster on a CPU.",
+)
+
+
+def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator, in their order."""
+
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+opening = with_options(STEP, DTYPE, DEVICE)  # the arguments of `open_subject`
+
+
+def sampling(*, max_new_tokens: int, temperature: float, top_p: float) -> Callable[[Any], Any]:
+    """Options that are named as the fields of `Sampling`, with a command's own defaults."""
+    return with_options(
+        click.option(
+            "--max-new-tokens", type=int, default=max_new_tokens, show_default=True, help="Most tokens of an answer."
+        ),
+        click.option("--temperature", type=float, default=temperature, show_default=True, help="0: greedy."),
+        click.option("--top-k", type=int, default=0, show_default=True, help="Only the k likeliest tokens; 0: all."),
+        click.option("--top-p", type=float, default=top_p, show_default=True, help="Nucleus; 1: all tokens."),
+        click.option(
+            "--min-p", type=float, default=0.0, show_default=True, help="Least share of the likeliest's chance; 0: all."
+        ),
+        click.option(
+            "--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1: fewer repeats."
+        ),
+    )
 
 
 def open_target(target: str, overrides: tuple[str, ...], folder: str | None, processes: int | None = 1) -> Any:

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from xmodel.cli import experiments
-from xmodel.cli.common import FOLDER, JSON, OVERRIDES, REDO, WithDefault, carry_out_stages, open_target
+from xmodel.cli.common import DTYPE, FOLDER, JSON, OVERRIDES, REDO, STEP, WithDefault, carry_out_stages, open_target
 
+OWN_SUITES = ("perplexity", "sandbox", "translation")  # of a run's own corpus
 SUITES = click.option("--suite", "suites", multiple=True, metavar="NAME", help="A suite, benchmark or task.")
 
 
@@ -41,10 +42,8 @@ experiments.add_to(evaluate)
 @click.option(
     "--shots", type=click.IntRange(min=0), help="Examples before each question, instead of the paper's number."
 )
-@click.option("--step", type=click.IntRange(min=0), help="The run's checkpoint of this step (default: the newest).")
-@click.option(
-    "--dtype", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="Number format of the weights."
-)
+@STEP
+@DTYPE
 @click.option("--device", default="auto", metavar="NAME", help="cpu, cuda or cuda:1 (default: all GPUs, or the CPU).")
 @click.option("--out", metavar="DIR", help="Result files (default: RUN/evaluations/step-N, or evaluations/NAME).")
 @click.option("--html", metavar="FILE", help="Write the tables as one HTML page.")
@@ -121,9 +120,9 @@ def _score(
 
     if benchmarks:
         stay_offline()
-    own = [name for name in names if name in ("perplexity", "sandbox", "translation")]
+    own = [name for name in names if name in OWN_SUITES]
     published = [name for name in names if name not in own]
-    selected = paper.select(published)  # a mistyped name is told before anything is loaded
+    selected = paper.select(published, OWN_SUITES)  # a mistyped name is told before anything is loaded
     from xmodel.console import log
     from xmodel.evaluate.replicas import every_gpu
     from xmodel.evaluate.suites import prepare_suites, results_table, score_tasks

@@ -10,23 +10,11 @@ from typing import Any
 
 import click
 
-from xmodel.cli.common import JSON, ManyTexts
+from xmodel.cli.common import JSON, ManyTexts, opening
 from xmodel.errors import UserError
 
 SUBJECT = click.argument("subject", metavar="SUBJECT")
 OUT = click.option("--out", metavar="FILE", help="Keep the result with the records of its items: a JSON file.")
-OPENING = (
-    click.option("--step", type=click.IntRange(min=0), help="The run's checkpoint of this step (default: the newest)."),
-    click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:NUMBER."),
-)
-
-
-def opening(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of `open_subject`."""
-    for option in reversed(OPENING):
-        function = option(function)
-    return function
 
 
 class Numbers(click.ParamType):

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from xmodel.cli.common import FOLDER, JSON, OVERRIDES, REDO, TARGET, WithDefault, carry_out_stages, open_target
+from xmodel.cli.common import FOLDER, JSON, OVERRIDES, REDO, TARGET, Bytes, WithDefault, carry_out_stages, open_target
 from xmodel.errors import UserError
 
 SOURCE = click.argument("target", metavar="RUN|CHECKPOINT")
 PUSH = click.option("--push", metavar="OWNER/NAME", help="Send it to this repository of the Hugging Face hub too.")
 PUBLIC = click.option("--public", is_flag=True, help="With --push: a repository that is made is public (else private).")
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
-
-class Bytes(click.ParamType):
-    """`5GB`, `500MB`, `2e9`: a number of bytes, in powers of 1,000."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?) *([kmgt]?)b?", str(value).strip().lower())
-        if not found:
-            self.fail(f"{value!r} is not a size; write 5GB or 500MB", param, ctx)
-        return int(float(found[1]) * UNITS[found[2]])
 
 
 @click.group(cls=WithDefault)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xmodel.cli.common import JSON
+from xmodel.cli.common import JSON, WEIGHTS, opening, sampling
 from xmodel.errors import MachineError, UserError
 
 if TYPE_CHECKING:
@@ -24,20 +24,13 @@ if TYPE_CHECKING:
 @click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
 @click.option("--prompts", "file", metavar="FILE", help='JSON Lines with a "prompt" each; other fields are kept.')
 @click.option("--out", metavar="FILE", help="Write the answers there, as JSON Lines in the order of the prompts.")
-@click.option("--max-new-tokens", type=int, default=128, show_default=True, help="Stop after so many.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: greedy.")
-@click.option("--top-k", type=int, default=0, show_default=True, help="Sample from the k likeliest; 0: all.")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Nucleus; 1: all.")
-@click.option("--min-p", type=float, default=0.0, show_default=True, help="Least share of the likeliest's chance.")
-@click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1: fewer repeats.")
+@sampling(max_new_tokens=128, temperature=0.0, top_p=1.0)
 @click.option("--stop", multiple=True, metavar="TEXT", help="Ends an answer, and is left out; repeatable.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same text; plus 1 for each prompt.")
 @click.option("--logprobs", type=int, metavar="K", help="With --json or --out: each token's, and its K likeliest's.")
 @click.option("--rows", type=click.IntRange(min=1), default=16, show_default=True, help="Prompts at the same time.")
-@click.option("--step", type=click.IntRange(min=0), help="The run's checkpoint of this step (default: the newest).")
-@click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="Number format.")
-@click.option("--weights", type=click.Choice(["auto", "int8"]), default="auto", help="int8: smaller, faster (CPU).")
-@click.option("--device", default="auto", metavar="NAME", help="cpu, cuda or cuda:1 (default: a GPU, or the CPU).")
+@opening
+@WEIGHTS
 @JSON
 def generate(
     target: str,
@@ -62,11 +55,11 @@ def generate(
     """
     from xmodel.inference.sampling import Sampling
 
-    sampling = Sampling(**settings)
-    sampling.check()
+    asked = Sampling(**settings)
+    asked.check()
     if bool(prompts) == bool(file):
         raise UserError("give prompts as arguments, or a file of them with --prompts; one of the two")
-    if sampling.logprobs is not None and not (as_json or out):
+    if asked.logprobs is not None and not (as_json or out):
         raise UserError("--logprobs is part of the JSON: add --json or --out FILE")
     items = _read(Path(file)) if file else [{"prompt": prompt} for prompt in prompts]
 
@@ -76,9 +69,9 @@ def generate(
     subject = open_subject(target, step=step, dtype=dtype, device=device)
     prepare(subject.model, weights)
     if len(items) == 1 and not (as_json or out):
-        _stream(subject, items[0]["prompt"], sampling)
+        _stream(subject, items[0]["prompt"], asked)
         return
-    answers = _answers(subject, items, sampling, rows)
+    answers = _answers(subject, items, asked, rows)
     lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
     if out:
         from xmodel.files import atomic_write
@@ -92,12 +85,12 @@ def generate(
         click.echo("\n\n".join(answer["prompt"] + answer["text"] for answer in answers))
 
 
-def _stream(subject: Subject, prompt: str, sampling: Sampling) -> None:
+def _stream(subject: Subject, prompt: str, asked: Sampling) -> None:
     from xmodel.inference.engine import Engine
     from xmodel.inference.text import encode_prompt
 
     with Engine(subject, rows=1) as engine:
-        deltas = engine.stream(encode_prompt(subject.tokenizer, prompt, subject.bos), sampling)
+        deltas = engine.stream(encode_prompt(subject.tokenizer, prompt, subject.bos), asked)
         click.echo(prompt, nl=False)
         for delta in deltas:
             click.echo(delta.text, nl=False)
@@ -106,7 +99,7 @@ def _stream(subject: Subject, prompt: str, sampling: Sampling) -> None:
     click.echo()
 
 
-def _answers(subject: Subject, items: Sequence[dict[str, Any]], sampling: Sampling, rows: int) -> list[dict[str, Any]]:
+def _answers(subject: Subject, items: Sequence[dict[str, Any]], asked: Sampling, rows: int) -> list[dict[str, Any]]:
     """The answers to all prompts, made together: each item with its text, finish, new_tokens and tokens."""
     from dataclasses import replace
 
@@ -117,15 +110,15 @@ def _answers(subject: Subject, items: Sequence[dict[str, Any]], sampling: Sampli
     ids = [encode_prompt(subject.tokenizer, item["prompt"], subject.bos) for item in items]
     with Engine(subject, rows=min(rows, len(items)), queue=len(items)) as engine:
         for number, prompt in enumerate(ids):
-            seed = None if sampling.seed is None else sampling.seed + number
-            engine.submit(prompt, replace(sampling, seed=seed), parts[number].append)
+            seed = None if asked.seed is None else asked.seed + number
+            engine.submit(prompt, replace(asked, seed=seed), parts[number].append)
         engine.close()
     found = []
     for item, deltas in zip(items, parts, strict=True):
         _complain(deltas[-1])
         answer = {"text": "".join(delta.text for delta in deltas), "finish": deltas[-1].finish}
         more: dict[str, Any] = {"new_tokens": deltas[-1].new_tokens}
-        if sampling.logprobs is not None:
+        if asked.logprobs is not None:
             more["tokens"] = [_token(subject, token) for delta in deltas for token in delta.tokens]
         found.append(item | answer | more)
     return found

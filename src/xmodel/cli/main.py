@@ -39,6 +39,7 @@ from xmodel.cli.pretrain import pretrain
 from xmodel.cli.serve import serve
 from xmodel.cli.tokenizer import tokenizer
 from xmodel.errors import Interrupted, UserError, XmodelError
+from xmodel.files import PARTIAL
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -80,6 +81,8 @@ def main() -> None:
             fail(f"the disk is full{where}; nothing half-written was kept: make room and repeat the command", 1)
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             fail(f"{error.filename}: {error.strerror}", 1)
+        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST) or str(error.filename).endswith(PARTIAL):
+            fail(f"{str(error.filename).removesuffix(PARTIAL)}: {error.strerror}", 2)  # a name that cannot be a file's
         raise
 
 

@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 import click
 
-
-class Size(click.ParamType):
-    """Bytes as people write them: 65536, 512k, 1M."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"(\d+)\s*([kKM]?)B?", value)
-        if not found or int(found[1]) < 1:
-            self.fail(f"{value!r}: it has to be bytes, such as 65536, 512k or 1M", param, ctx)
-        return int(found[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20}[found[2].upper()]
+from xmodel.cli.common import WEIGHTS, Bytes, opening
 
 
 @click.command()
@@ -37,19 +22,15 @@ class Size(click.ParamType):
     "--cors", "origins", multiple=True, metavar="ORIGIN", help="Web pages that may use it; repeatable; *: any."
 )
 @click.option("--name", metavar="NAME", help="Of the model in requests and answers (default: the run's).")
-@click.option("--step", type=click.IntRange(min=0), help="The run's checkpoint of this step (default: the newest).")
-@click.option(
-    "--dtype", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="Number format of the model."
-)
-@click.option("--device", default="auto", metavar="NAME", help="cpu, cuda or cuda:1 (default: a GPU, or the CPU).")
-@click.option("--weights", type=click.Choice(["auto", "int8"]), default="auto", help="int8: rounded, on a CPU.")
+@opening
+@WEIGHTS
 @click.option("--threads", type=click.IntRange(min=1), help="Of the CPU, for the model (default: PyTorch's choice).")
 @click.option("--rows", type=click.IntRange(1, 4096), default=16, show_default=True, help="Answers made at once.")
 @click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Waiting; more get 429.")
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), help="New tokens of an answer at most (default: the context)."
 )
-@click.option("--max-body", type=Size(), default="1M", show_default=True, help="Of a request; more gets 413.")
+@click.option("--max-body", type=Bytes(), default="1MB", show_default=True, help="Of a request; more gets 413.")
 @click.option("--body-seconds", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True,
               help="In which a body has to arrive, else 408.")  # fmt: skip
 @click.option("--drain", type=click.FloatRange(min=0), default=30, show_default=True,

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from xmodel.compare.architectures import ARCHITECTURES, kv_values_per_token
 from xmodel.errors import UserError
 from xmodel.files import read_json
+from xmodel.inference.batch import Batch, Row
+from xmodel.inference.fast import prepare
 from xmodel.inference.generate import generate
 from xmodel.model.checkpoint_io import CONFIG, load_model
 from xmodel.model.config import from_hf
-from xmodel.model.transformer import KVCache, Transformer, compile_model
+from xmodel.model.transformer import Transformer, compile_model
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 TILE = 1 << 20  # random numbers that fill the weights, again and again: drawing a billion takes longer than measuring
@@ -138,24 +140,36 @@ def _open_ours(
         model.train()
         if compiled:
             compile_model(model)
+    else:
+        prepare(model)  # as generate, chat and serve do
 
     def loss(ids_BT: Tensor) -> Tensor:
         return model.loss(ids_BT[:, :-1], ids_BT[:, 1:]) / ids_BT[:, 1:].numel()
 
+    @torch.no_grad()
     def moments(ids_BT: Tensor, new_tokens: int, cache: str) -> list[float]:
-        if len(ids_BT) == 1:
-            prompt = ids_BT[0].tolist()
-            return [time.perf_counter() for _ in generate(model, prompt, max_new_tokens=new_tokens, stop_ids=())]
-        stamps = []
-        kv = KVCache(shape, len(ids_BT), ids_BT.shape[1] + new_tokens, model.compute_dtype, device)
-        with torch.no_grad():
-            for _ in range(new_tokens):
-                ids_BT = model(ids_BT, kv, last_only=True)[:, -1].argmax(-1, keepdim=True)
-                ids_BT.tolist()
-                stamps.append(time.perf_counter())
-        return stamps
+        """As `inference.many` does it: the prompts in one pass, then steps of all rows."""
+        prompts = ids_BT.tolist()
+        if len(prompts) == 1:
+            return [time.perf_counter() for _ in generate(model, prompts[0], max_new_tokens=new_tokens, stop_ids=())]
+        length, stamps = ids_BT.shape[1], []
+        rows, batch = [Row(prompt, new_tokens) for prompt in prompts], Batch(model, len(prompts), length + new_tokens)
+        own = model.new_cache(len(prompts), length)
+        logits_BV = model.head(model.hidden(ids_BT, own)[:, -1])
+        for number, row in enumerate(rows):
+            row.length = length
+            batch.join(row, own, number, 0, length)
+        del own
+        while True:
+            tokens = logits_BV.argmax(-1).tolist()
+            stamps.append(time.perf_counter())
+            if len(stamps) == new_tokens:
+                return stamps
+            for row, token in zip(batch.going, tokens, strict=True):
+                row.last = token
+            logits_BV = batch.step()
 
-    how = "compiled" if compiled and training else "eager"
+    how = "compiled" if compiled and training else "eager" if model.decoder is None else "decoding in our own kernels"
     return Opened(
         module=model,
         generate=moments,

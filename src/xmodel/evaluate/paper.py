@@ -146,8 +146,11 @@ def definitions(benchmark: Benchmark) -> dict[str, Path]:
     return named
 
 
-def select(names: Sequence[str]) -> dict[Benchmark, list[str]]:
+def select(names: Sequence[str], others: Iterable[str] = ()) -> dict[Benchmark, list[str]]:
     """The tasks that names of suites, benchmarks and tasks stand for, by benchmark, in the order of the tables.
+
+    Args:
+        others: further names that would have been right, for the message.
 
     Raises:
         UserError: a name that is none of them; the nearest ones are named.
@@ -164,7 +167,7 @@ def select(names: Sequence[str]) -> dict[Benchmark, list[str]]:
         else:
             owners = [benchmark for benchmark in BENCHMARKS if name in definitions(benchmark)]
             if not owners:
-                raise UserError(unknown(name))
+                raise UserError(unknown(name, others))
             chosen.setdefault(owners[0], set()).add(name)
     return {benchmark: sorted(chosen[benchmark]) for benchmark in BENCHMARKS if benchmark in chosen}
 

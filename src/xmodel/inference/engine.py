@@ -20,7 +20,8 @@ from torch import Tensor
 from xmodel.console import log
 from xmodel.errors import UserError
 from xmodel.inference.batch import CHUNK, Batch, Row
-from xmodel.inference.sampling import Choice, Sampler, Sampling, SettingError, pick
+from xmodel.inference.sampler import Choice, Sampler, pick
+from xmodel.inference.sampling import Sampling, SettingError
 from xmodel.inference.subjects import Subject
 from xmodel.inference.templates import end_ids
 from xmodel.inference.text import AnswerText, Token

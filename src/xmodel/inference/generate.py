@@ -7,7 +7,8 @@ from typing import Any
 
 from xmodel.errors import UserError
 from xmodel.inference.batch import Batch, Row
-from xmodel.inference.sampling import Sampler, Sampling
+from xmodel.inference.sampler import Sampler
+from xmodel.inference.sampling import Sampling
 from xmodel.inference.text import AnswerText, encode_prompt
 
 EOS = 2

@@ -23,7 +23,8 @@ from xmodel.errors import UserError
 from xmodel.inference.batch import Batch, Row
 from xmodel.inference.generate import EOS
 from xmodel.inference.prefixes import Prefix, Texts, Tree, divide, lay_out, sort_texts
-from xmodel.inference.sampling import Sampler, Sampling, pick
+from xmodel.inference.sampler import Sampler, pick
+from xmodel.inference.sampling import Sampling
 from xmodel.model.cache import Layout, Shared, Span
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from xmodel.console import log
-from xmodel.errors import MachineError, UserError, hub_fault
+from xmodel.errors import MachineError, UserError, not_from_hub
 from xmodel.files import checksum, nearest_folder, read_json, read_object
 from xmodel.model.checkpoint_io import AVERAGE, CONFIG, WEIGHTS, load_model, open_weights, weight_files
 from xmodel.model.config import from_hf
@@ -103,7 +103,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device {name!r}: it has to be auto, cpu, cuda or cuda:NUMBER") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise UserError(f"device {name!r}: it has to be auto, cpu, cuda or cuda:NUMBER")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {name!r}: PyTorch finds no GPU here; auto or cpu does without")
     return device
@@ -190,12 +192,8 @@ def _from_hub(name: str) -> Path:
             )
             if any(Path(found).glob("*.safetensors")):
                 break
-    except Exception as error:  # each version of its client raises others
-        fault = hub_fault(error)
-        if fault is None:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            fault = MachineError(f"the hub could not be asked for it ({reason})")
-        raise type(fault)(f"{HUB}{name}: no such folder here, and {fault}") from None
+    except Exception as error:
+        raise not_from_hub(f"{HUB}{name}", error) from None
     return Path(found)
 
 

@@ -108,11 +108,6 @@ class KVCache:
         self.values_LBKSC[:, :, :, :length] = other.values_LBKSC[:, :, :, :length]
         self.length = length
 
-    def copy_rows(self, rows_N: Tensor, other: KVCache, others_N: Tensor, length: int) -> None:
-        """Put the first `length` keys and values of other's rows into rows of this cache."""
-        self.keys_LBKSC[:, rows_N, :, :length] = other.keys_LBKSC[:, others_N, :, :length]
-        self.values_LBKSC[:, rows_N, :, :length] = other.values_LBKSC[:, others_N, :, :length]
-
     def copy_columns(self, row: int, other: KVCache, number: int, first: int, last: int) -> None:
         """Put the keys and values first..last of a row of another cache at the beginning of a row."""
         self.keys_LBKSC[:, row, :, : last - first] = other.keys_LBKSC[:, number, :, first:last]

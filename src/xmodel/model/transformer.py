@@ -214,6 +214,14 @@ class Transformer(nn.Module):
         self.register_buffer("rotary", tables, persistent=False)
         self.rotary: Tensor
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Transformer:
+        """What `to`, `cuda`, `bfloat16` ... do. The angles stay float32: bfloat16 does not tell far positions apart."""
+        angles = self.rotary
+        super()._apply(fn, recurse)
+        if self.rotary.dtype != angles.dtype:
+            self.rotary = angles.to(self.rotary.device)
+        return self
+
     @property
     def head_weight(self) -> Tensor:
         """The output head, [V, D]; the input embedding when they are tied."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xmodel.errors import UserError
+from xmodel.files import nearest_folder
 from xmodel.recipe.document import Node, Place, parse
 
 SHAPE = ("layers", "heads", "kv_heads", "hidden", "ffn")  # what a model preset stands for
@@ -54,7 +55,7 @@ def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"no such recipe: {path}{_nearest_file(path)}") from None
+        raise UserError(f"no such recipe: {path}{_nearest_file(path) or nearest_folder(path)}") from None
     except IsADirectoryError:
         raise UserError(
             f"{path}: is a folder; give the recipe file in it{_nearest_file(path / 'recipe.yaml')}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xmodel.errors import MachineError, UserError
+from xmodel.errors import MachineError, UserError, not_from_hub
 from xmodel.files import read_json, write_json
 from xmodel.tokenizer.codec import StreamDecoder, Tokenizer, is_plain_unigram
 from xmodel.tokenizer.convert import (
@@ -278,22 +278,14 @@ def mark_encoder(folder: Path, encodes: str, bos_id: int | None, eos_id: int | N
 def _from_hub(name: str) -> Path:
     """The folder of the hub's cache with the tokenizer's files."""
     import huggingface_hub
-    from huggingface_hub import errors
 
     repository, _, revision = name.partition("@")
-    unknown = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
     try:
         return Path(
             huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(HUB_FILES))
         )
-    except unknown as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name}: no such file or folder, and the hub does not have it ({reason})") from None
-    except Exception as error:  # no network in all its forms: each version of its client raises others
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MachineError(
-            f"{name}: no such file or folder, and the hub could not be asked for it ({reason}); give a local path"
-        ) from None
+    except Exception as error:
+        raise not_from_hub(name, error) from None
 
 
 def _read(path: Path) -> bytes:
