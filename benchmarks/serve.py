@@ -140,6 +140,8 @@ class Alone(NamedTuple):
 
     per_token: float
     wall: float
+    longest_first: float  # from the beginning to an answer's first text
+    longest_gap: float  # between two texts of an answer
     answers: list[tuple[int, str]]  # of each prompt the number of tokens, and what it says
 
 
@@ -170,7 +172,8 @@ def bare(engine: Engine, prompts: Sequence[list[int]], new_tokens: int) -> Alone
     wall = time.perf_counter() - began
     spans = [(count, each[-1] - each[0]) for count, each in zip(counts, times, strict=True)]
     answers = [(count, digest("".join(text))) for count, text in zip(counts, texts, strict=True)]
-    return Alone(per_token(spans), wall, answers)
+    gap = max(after - before for each in times for before, after in pairwise(each))
+    return Alone(per_token(spans), wall, max(each[0] for each in times) - began, gap, answers)
 
 
 def digest(text: str) -> str:
@@ -315,9 +318,9 @@ def load(
     engine: Engine, server: Server, clients: Clients, prompts: Sequence[list[int]], new_tokens: int, waves: int
 ) -> list[dict[str, Any]]:
     """Waves of concurrent streams; of ten clients one reads slowly and one leaves."""
-    answers = bare(engine, prompts, new_tokens).answers
     found = []
     for number in range(waves):
+        alone = bare(engine, prompts, new_tokens)  # in another process: the waits that are the model's own
         kinds = ["slow" if i % 10 == 3 else "leaves" if i % 10 == 7 else "healthy" for i in range(len(prompts))]
         requests = [
             ask(prompt, new_tokens, kind, leave_after=1 + i % 8)
@@ -328,16 +331,18 @@ def load(
         time.sleep(0.3)  # requests whose clients left end
         seen = wave["clients"]
         healthy = [client for client in seen if client["kind"] == "healthy" and not client["error"]]
-        log(f"wave {number + 1} of {waves}: {len(wrong(seen, answers))} errors")
+        log(f"wave {number + 1} of {waves}: {len(wrong(seen, alone.answers))} errors")
         found.append(
             {
                 "wave": number + 1,
                 "clients": len(seen),
-                "errors": wrong(seen, answers),
+                "errors": wrong(seen, alone.answers),
                 "tokens": sum(client.get("tokens", 0) for client in seen),
                 "seconds": round(wave["seconds"], 2),
                 "longest gap ms": round(1e3 * max(client["longest_gap"] for client in healthy), 1),
+                "engine's longest gap ms": round(1e3 * alone.longest_gap, 1),
                 "longest first ms": round(1e3 * max(client["wait"] for client in healthy), 1),
+                "engine's longest first ms": round(1e3 * alone.longest_first, 1),
                 "RSS before MB": round(before, 1),
                 "RSS after MB": round(server.resident_MB(), 1),
             }
