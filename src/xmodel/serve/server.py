@@ -8,7 +8,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 
@@ -19,9 +18,6 @@ from xmodel.errors import UserError
 from xmodel.serve.app import Service
 
 BACKLOG = 2048  # clients that may connect before they are accepted; uvicorn's number
-# After which a thread may ask for the interpreter's lock. Python's own 5 ms are several steps of a small model, and its
-# engine would wait so long while the loop writes to many streams (benchmarks/README.md).
-SWITCH_SECONDS = 0.0005
 STALLED_SECONDS = 60  # after which a reader that takes nothing at all has left
 
 
@@ -81,10 +77,7 @@ async def serve(service: Service, listener: socket.socket, *, drain: float, stop
 
     Draining: new requests get 503 and /health says so; what runs and waits is finished within `drain` seconds; the rest
     is told that the server shut down. A second signal ends the process at once.
-
-    Sets the switch interval of the whole interpreter.
     """
-    sys.setswitchinterval(SWITCH_SECONDS)
     stop = stop or asyncio.Event()
     _on_signals(stop)
     config = uvicorn.Config(
