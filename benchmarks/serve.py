@@ -37,6 +37,7 @@ import threading
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import pairwise
 from math import comb
 from pathlib import Path
@@ -415,7 +416,8 @@ def main() -> None:
         "new_tokens": options.new_tokens, "cores": os.cpu_count(), "load_average": busy,
         "load_average_at_the_end": round(os.getloadavg()[0], 1),
     }  # fmt: skip
-    facts = {name: version(name) for name in ("torch", "starlette", "uvicorn", "httptools")}
+    http = "httptools" if find_spec("httptools") else "h11"  # uvicorn's choice
+    facts = {name: version(name) for name in ("torch", "starlette", "uvicorn", http)}
     facts |= {"python": platform.python_version()}
     seconds = round(time.perf_counter() - began, 1)
     write_json(
