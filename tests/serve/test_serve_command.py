@@ -16,10 +16,13 @@ import pytest
 from command import xmodel
 from tiny import make_model, train_tokenizer
 
+from xmodel.errors import UserError
 from xmodel.model.checkpoint_io import save_model
 
 for extra in ("starlette", "uvicorn", "prometheus_client"):
     pytest.importorskip(extra, reason="the extra `serve` is not installed")
+
+from xmodel.serve.server import bind, listen  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,38 @@ def test_sigterm_lets_answers_end(folder: Path) -> None:
             assert not any("Traceback" in line for line in log)
         finally:
             process.kill()
+
+
+def test_a_second_signal_ends_it_at_once(folder: Path) -> None:
+    command = [sys.executable, "-m", "xmodel", "serve", folder, "--port", "0", "--drain", "600"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        try:
+            assert process.stderr
+            said = next(line for line in process.stderr if "http://" in line)
+            address = next(word for word in said.split() if word.startswith("http://"))
+            asked = {"prompt": "Mira", "max_tokens": 2000, "stream": True, "temperature": 5, "n": 16}
+            url = f"{address}/v1/completions"
+            with httpx.stream("POST", url, json=asked, timeout=60) as stream:
+                lines = stream.iter_lines()
+                next(lines)
+                process.send_signal(signal.SIGINT)
+                next(line for line in process.stderr if "shutting down" in line)
+                assert process.poll() is None
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(10) == 128 + signal.SIGTERM
+                with pytest.raises(httpx.RemoteProtocolError):  # it broke off
+                    list(lines)
+        finally:
+            process.kill()
+
+
+def test_two_servers_that_start_on_one_port() -> None:
+    first = bind("127.0.0.1", 0)
+    port = first.getsockname()[1]
+    with first, bind("127.0.0.1", port) as second:  # the system lets both have it until one listens
+        listen(first)
+        with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 is in use"):
+            listen(second)
 
 
 def test_what_does_not_start(folder: Path, tmp_path: Path) -> None:

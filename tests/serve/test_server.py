@@ -402,6 +402,34 @@ def test_foreign_pages(subject: Subject, engine: Engine, live: Live) -> None:
         assert ask(open_to, Origin="https://evil.example") == 403
 
 
+def test_preflight(subject: Subject, engine: Engine, live: Live) -> None:
+    """What a browser asks before a page of another origin may send JSON with a key."""
+
+    def ask(live: Live, origin: str, method: str = "POST") -> httpx.Response:
+        headers = {"Origin": origin, "Access-Control-Request-Method": method}
+        headers |= {"Access-Control-Request-Headers": "authorization,content-type"}
+        return live.http.options("/v1/completions", headers=headers)
+
+    good, evil = "https://good.example", "https://evil.example"
+    with live_server(subject, engine, origins=(good,), keys=("secret",)) as open_to:
+        allowed = ask(open_to, good)
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, good)
+        assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+        assert "POST" in allowed.headers["access-control-allow-methods"]
+        assert ask(open_to, good, "DELETE").status_code == 400
+        refused = ask(open_to, evil)
+        assert refused.status_code == 400
+        assert "access-control-allow-origin" not in refused.headers
+        # The page may read what it was refused, too: the key is wrong here.
+        wrong = open_to.http.post("/v1/completions", json={"prompt": "a"}, headers={"Origin": good})
+        assert (wrong.status_code, wrong.headers["access-control-allow-origin"]) == (401, good)
+    with live_server(subject, engine, origins=("*",)) as open_to_all:
+        assert ask(open_to_all, evil).headers["access-control-allow-origin"] == "*"
+    closed = ask(live, good)
+    assert closed.status_code == 405
+    assert "access-control-allow-origin" not in closed.headers
+
+
 # Load, and clients and models that misbehave
 
 

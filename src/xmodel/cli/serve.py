@@ -71,7 +71,7 @@ def serve(
     try:
         from xmodel.serve.app import Limits, Service
         from xmodel.serve.guard import is_loopback
-        from xmodel.serve.server import bind, url
+        from xmodel.serve.server import bind, listen, url
         from xmodel.serve.server import serve as run_server
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("starlette", "uvicorn", "prometheus_client"):
@@ -95,7 +95,7 @@ def serve(
         limits = Limits(max_tokens, max_body, body_seconds, all_keys, origins, loopback)
         service = Service(subject, engine, name=name, limits=limits)
         service.warm_up()
-        listener.listen(2048)  # uvicorn's number; whoever reads the address can connect from now on
+        listen(listener)  # whoever reads the address can connect from now on
         about = subject.about
         log(
             f"{url(listener)}  {service.names[0]}: {count(about['parameters'])} parameters, context {service.context}, "

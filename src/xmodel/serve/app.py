@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from xmodel.errors import UserError
+from xmodel.errors import MachineError, UserError
 from xmodel.inference.engine import Closed, Engine, QueueFull
 from xmodel.inference.sampling import Sampling
 from xmodel.inference.subjects import Subject
@@ -96,11 +96,16 @@ class Service:
         return app
 
     def warm_up(self) -> None:
-        """Answer once, so that no request waits for what is compiled or loaded at its first use."""
+        """Answer once, so that no request waits for what is compiled or loaded at its first use.
+
+        Raises:
+            MachineError: the model cannot answer; the engine has written why.
+        """
         prompt = encode_prompt(self.subject.tokenizer, "Hello 你好", self.subject.bos)[: self.context - 1]
         for settings in (Sampling(2, logprobs=1), Sampling(2, temperature=1.0, top_p=0.9, seed=0)):
-            for _ in self.engine.stream(prompt, settings):
-                pass
+            *_, last = self.engine.stream(prompt, settings)
+            if last.finish not in ("stop", "length"):
+                raise MachineError("the model failed at its first answer, so it is not served; the lines above say why")
 
     @cached_property
     def post(self) -> Post:
@@ -269,6 +274,7 @@ class Reply:
         opening += [self._shape.piece(index, text, None, None) for index, text in enumerate(self._prefixes) if text]
         await self._send(send, opening)
         going_on = dict(enumerate(self._answers))
+        events: list[bytes] = []
         while going_on:
             await self._wake.wait()
             self._wake.clear()
@@ -285,9 +291,11 @@ class Reply:
                     events.append(self._shape.piece(index, text, logprobs, finish))
                 if finish:
                     del going_on[index]
-            await self._send(send, events)
+            if going_on:
+                await self._send(send, events)
+        # The last piece and what ends the stream are one write: the client wakes up once.
         end = [self._shape.usage(self._usage())] if self._ask.usage else []
-        await send({"type": "http.response.body", "body": b"".join([*end, DONE])})
+        await send({"type": "http.response.body", "body": b"".join([*events, *end, DONE])})
 
     async def _send(self, send: Send, events: list[bytes]) -> None:
         """Waits while the client reads more slowly than the model writes; nobody else does."""

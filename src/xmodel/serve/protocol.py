@@ -286,7 +286,7 @@ def _chat_logprobs(fields: dict[str, Any]) -> int | None:
 def _completion_prompts(fields: dict[str, Any], subject: Subject) -> tuple[list[list[int]], list[str] | None]:
     """A text, texts, token ids or lists of token ids; a text stands behind what began every text in training."""
     prompt = fields.get("prompt")
-    several = isinstance(prompt, list) and (not prompt or not _is_id(prompt[0]))
+    several = isinstance(prompt, list) and (not prompt or type(prompt[0]) is not int)
     parts = prompt if several else [prompt]
     vocabulary = subject.tokenizer.vocab_size
     if prompt is None or not isinstance(parts, list) or not parts:
@@ -295,8 +295,8 @@ def _completion_prompts(fields: dict[str, Any], subject: Subject) -> tuple[list[
     for part in parts:
         if isinstance(part, str):
             prompts.append(_encoded(part, subject))
-        elif isinstance(part, list) and part and all(_is_id(number) for number in part):
-            if not all(0 <= number < vocabulary for number in part):
+        elif isinstance(part, list) and set(map(type, part)) == {int}:  # JSON's true is a bool, and no id
+            if not 0 <= min(part) <= max(part) < vocabulary:
                 raise _wrong("prompt", f"has token ids outside of 0 to {vocabulary - 1}, which are the tokenizer's")
             prompts.append(part)
         else:
@@ -304,10 +304,6 @@ def _completion_prompts(fields: dict[str, Any], subject: Subject) -> tuple[list[
     if not fields.get("echo"):
         return prompts, None
     return prompts, [part if isinstance(part, str) else subject.tokenizer.decode(part) for part in parts]
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _encoded(text: str, subject: Subject) -> list[int]:

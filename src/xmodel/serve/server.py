@@ -17,6 +17,7 @@ from xmodel.console import log
 from xmodel.errors import UserError
 from xmodel.serve.app import Service
 
+BACKLOG = 2048  # clients that may connect before they are accepted; uvicorn's number
 STALLED_SECONDS = 60  # after which a reader that takes nothing at all has left
 
 
@@ -26,18 +27,34 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the address is not this machine's, the port is in use or not allowed.
     """
-    try:
+    with _port_errors(host, port):
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if stalled := getattr(socket, "TCP_USER_TIMEOUT", None):  # Linux; accepted connections inherit it
             listener.setsockopt(socket.IPPROTO_TCP, stalled, STALLED_SECONDS * 1000)
         listener.bind(address)
+    return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Let clients connect.
+
+    Raises:
+        UserError: another server that was started at the same moment listens already: the system lets both bind.
+    """
+    with _port_errors(*listener.getsockname()[:2]):
+        listener.listen(BACKLOG)
+
+
+@contextlib.contextmanager
+def _port_errors(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(f"port {port} of {host} is in use; --port takes another, 0 any free one") from None
         raise UserError(f"{host}:{port} cannot be listened at: {error.strerror or error}") from None
-    return listener
 
 
 def url(listener: socket.socket) -> str:
