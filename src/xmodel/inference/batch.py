@@ -1,11 +1,11 @@
 """Texts that are being continued together: each has cells of one key/value cache, and its own place in its text.
 
-A prompt goes through the model alone, in chunks that begin at multiples of `CHUNK`, so that its keys and values depend
-on nothing but itself. In a decoding step every row takes one token, at its own position.
-
-What a step gives a row does not depend on the other rows, to the bit, where two things hold, and steps keep to both:
-matrix products give a row the same bits for any number of rows from `LEAST` on, and attention for any number of masked
-keys that makes a multiple of `SPAN`. Both were found true for float32 on CPUs; docs/generate.md says more.
+In a decoding step every row takes one token, at its own position. What a text gets depends on nothing but itself. With
+the kernels of `fast.prepare` that is so by construction, so prompts go through the model together, in whatever parts.
+Without them a prompt goes alone, in chunks that begin at multiples of `CHUNK`. What a step gives a row then does not
+depend on the other rows, to the bit, where two things hold, and steps keep to both: matrix products give a row the same
+bits for any number of rows from `LEAST` on, and attention for any number of masked keys that makes a multiple of
+`SPAN`. Both were found true for float32 on CPUs; docs/generate.md says more.
 
 Legend of the shape suffixes: R rows that are going on, B rows of a batch of prompts, T tokens, D hidden width,
 V vocabulary.
@@ -23,7 +23,7 @@ from torch import Tensor
 from xmodel.model.cache import Shared
 from xmodel.model.cells import SPAN, Place, rounded
 
-CHUNK = 256  # tokens of a prompt that go through the model at once
+CHUNK = 256  # tokens of prompts that go through the model at once
 LEAST = 4
 
 
@@ -75,8 +75,8 @@ class Batch(Generic[AnyRow]):
         self.capacity = rounded(capacity)
         self.total = rows * self.capacity if cells is None else max(rounded(cells), self.capacity)
         self.cells = model.new_cells(self.total)
-        # Steps that `fast.prepare` made ours give a row the same bits in any company, alone too.
-        self.least = LEAST if getattr(model, "decoder", None) is None else 1
+        self.packs = getattr(model, "decoder", None) is not None  # a row's bits are the same in any company, alone too
+        self.least = 1 if self.packs else LEAST
         self.held: list[AnyRow] = []
 
     @property
@@ -96,15 +96,36 @@ class Batch(Generic[AnyRow]):
         return False
 
     @torch.no_grad()
-    def prefill(self, row: AnyRow) -> Tensor | None:
-        """Run the next chunk of a prompt; with the last one, the logits [V] of what follows it."""
-        model = self.model
-        if row.start < 0 and not self.take(row):
-            raise ValueError("no cells are free")
-        ids = list(row.prompt[row.length : row.length + CHUNK])
-        hidden_BTD = model.hidden(torch.tensor([ids], device=model.device), self.cells.text(row.place))
-        row.length += len(ids)
-        return model.head(hidden_BTD[0, -1:])[0] if row.length == len(row.prompt) else None
+    def prefill(self, rows: Sequence[AnyRow]) -> list[tuple[AnyRow, Tensor]]:
+        """Run the next tokens of some prompts, at most `CHUNK` together, the first prompts first.
+
+        Without our kernels only the first prompt has a turn.
+
+        Returns:
+            The rows whose prompt is done now, each with the logits [V] of what follows it.
+        """
+        model, parts, ids, lasts = self.model, [], [], []
+        for row in rows if self.packs else rows[:1]:
+            if row.start < 0 and not self.take(row):
+                raise ValueError("no cells are free")
+            parts.append((row, row.length, min(len(row.prompt), row.length + CHUNK - len(ids))))
+            ids += row.prompt[parts[-1][1] : parts[-1][2]]
+            if parts[-1][2] == len(row.prompt):
+                lasts.append(len(ids) - 1)
+            if len(ids) == CHUNK:
+                break
+        if self.packs:
+            places = [
+                Place(row.start, row.capacity, column) for row, first, last in parts for column in range(first, last)
+            ]
+            cache, layout = self.cells.step(ids, [place.length for place in places], places)
+            hidden_TD = model.hidden(torch.tensor(ids)[:, None], cache, layout)[:, 0]
+        else:
+            hidden_TD = model.hidden(torch.tensor([ids], device=model.device), self.cells.text(rows[0].place))[0]
+        logits = model.head(hidden_TD[lasts]) if lasts else ()
+        for row, _, last in parts:
+            row.length = last
+        return list(zip([row for row, _, last in parts if last == len(row.prompt)], logits, strict=True))
 
     def join(self, row: AnyRow, own: Any, number: int, first: int, last: int) -> None:
         """Take a text in that stands in first..last of a row of another cache."""
