@@ -58,7 +58,8 @@ SHAPES = {  # layers, hidden, heads, kv_heads, ffn, vocabulary, context
 SUITES = {  # suite -> benchmarks, the weights, and the least ratio that the suite as a whole should reach
     "mmlu, 5-shot": (("mmlu",), "random", 4.0),
     "gsm8k, 5-shot, generated": (("gsm8k",), "stopping", 4.0),
-    "bbh, 3-shot, generated": (("bbh_cot_fewshot",), "stopping", 4.0),  # the same examples before every question
+    "gsm8k cot, 8-shot, generated": (("gsm8k_cot",), "stopping", 4.0),  # the same examples before every question
+    "bbh, 3-shot, generated": (("bbh_cot_fewshot",), "stopping", 4.0),
     "chinese, 0-shot": (("arc_zh", "xcopa_zh", "xnli_zh"), "random", 3.0),
     "commonsense, 0-shot": (
         ("arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa", "sciq", "winogrande"),
@@ -131,8 +132,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name in names:
             requests = build(name, arguments, arguments.room if weights == "stopping" else arguments.room // 2)
             found = compare(ours, backends, requests, arguments)
-            for sides, name in ((sums, "rounds"), (walls, "wall clock")):
-                for side, seconds in found.pop(name).items():
+            for sides, clock in ((sums, "rounds"), (walls, "wall clock")):
+                for side, seconds in found.pop(clock).items():
                     sides[side] = [a + b for a, b in zip(sides[side], seconds, strict=True)]
             rows.append({"suite": suite, "task": name, "requests": len(requests), **found})
             print(json.dumps(rows[-1]), flush=True)

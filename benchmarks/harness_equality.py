@@ -7,6 +7,9 @@ Two models are made with random weights, a Llama (ours, exported) and a GPT-NeoX
 trained on the rows themselves. Every task of the paper's suites whose rows are in DIR is scored twice, by both
 backends, from the same requests: log-likelihoods, choices and generated texts are compared one by one. With bf16 the
 harness runs in bfloat16 too, and the figures say how far two right computations differ in that format.
+
+`--exact` also asks the hf backend with its model in float64, and with one row a batch: how far each side's
+log-likelihoods are from exact arithmetic, and how far the backend is from itself with another batch size.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from xmodel.inference.subjects import open_subject
 
 RESULTS = Path(__file__).parent / "results"
 CONTEXT = 2048
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp64": "float64"}
 
 
 def texts(folder: Path) -> list[str]:
@@ -140,8 +143,10 @@ def requests_of(prepared: Prepared, limit: int | None) -> list[Any]:
     return found
 
 
-def compare(ours: SubjectLM, theirs: Any, requests: Sequence[Any]) -> dict[str, Any]:
-    """One task by both backends."""
+def compare(
+    ours: SubjectLM, theirs: Any, requests: Sequence[Any], others: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One task by both backends; `others` are further ones to be compared with."""
     kind = requests[0].request_type
     started = time.process_time()
     mine = getattr(ours, kind)(requests)
@@ -159,7 +164,14 @@ def compare(ours: SubjectLM, theirs: Any, requests: Sequence[Any]) -> dict[str, 
         both[0].append(a[0])
         both[1].append(b[0])
     same = sum(a.index(max(a)) == b.index(max(b)) for a, b in picks.values())
-    return {"items": len(picks), "same": same, "largest_difference": max(differences), "off": off} | seconds
+    found = {"items": len(picks), "same": same, "largest_difference": max(differences), "off": off} | seconds
+    if others:
+        exact, alone = (others[name].loglikelihood(requests, disable_tqdm=True) for name in ("exact", "alone"))
+        found["largest_sum"] = max(abs(each[0]) for each in exact)
+        pairs = {"ours_from_exact": (mine, exact), "hf_from_exact": (other, exact), "hf_from_itself": (other, alone)}
+        for name, (left, right) in pairs.items():
+            found[name] = max(abs(a[0] - b[0]) for a, b in zip(left, right, strict=True))
+    return found
 
 
 def allowed(logprob: float) -> float:
@@ -172,10 +184,11 @@ def main() -> None:
     parser.add_argument("--benchmarks", type=Path, required=True)
     parser.add_argument("--suites", default="paper")
     parser.add_argument("--models", default="llama,gpt-neox")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--limit", type=int, help="questions a task")
     parser.add_argument("--generated", type=int, help="questions of a task that writes text")
     parser.add_argument("--batch", type=int, default=8, help="rows of a batch of the hf backend")
+    parser.add_argument("--exact", action="store_true", help="only log-likelihoods; see above")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
 
@@ -186,16 +199,24 @@ def main() -> None:
             folder = Path(temporary)
             MODELS[name](folder, corpus)
             ours = SubjectLM(open_subject(str(folder), dtype=arguments.dtype, device="cpu"))
-            theirs = hf_backend(folder, arguments.dtype, arguments.batch)
+            theirs, others = hf_backend(folder, arguments.dtype, arguments.batch), {}
+            if arguments.exact:
+                others = {"exact": hf_backend(folder, "fp64", 8), "alone": hf_backend(folder, arguments.dtype, 1)}
             for prepared in ready:
                 ours.truncated = 0
                 found = requests_of(prepared, arguments.limit)
                 if found[0].request_type == "generate_until":
+                    if arguments.exact:
+                        continue
                     found = found[: arguments.generated]
-                row = {"model": name, "task": prepared.name, "shots": prepared.shots} | compare(ours, theirs, found)
+                row = {"model": name, "task": prepared.name, "shots": prepared.shots} | compare(
+                    ours, theirs, found, others
+                )
                 rows.append(row | {"truncated": ours.truncated})
                 log(json.dumps(rows[-1]))
     headers = ["model", "task", "shots", "items", "same", "largest_difference", "off", "truncated"]
+    if arguments.exact:
+        headers[5:] = ["largest_difference", "largest_sum", "ours_from_exact", "hf_from_exact", "hf_from_itself"]
     print(table(headers, [["" if row[key] is None else row[key] for key in headers] for row in rows]))
     out = arguments.out or RESULTS / f"harness-equality-{arguments.dtype}.json"
     settings = {

@@ -265,6 +265,6 @@ def test_nothing_goes_to_a_network(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     ready, _ = prepare(select(["paper", "beyond"]), folder)
-    assert len(ready) == 9 + 4 + 2 + 1 + 2 + 3 + 1 + 1 + 1 + 2 + 1
+    assert len(ready) == 9 + 4 + 2 + 1 + 2 + 3 + 1 + 1 + 1 + 2 + 1 + 1
     for prepared in ready:
         assert open_task(prepared).task_docs[0]

@@ -59,6 +59,7 @@ BENCHMARKS = (
     Benchmark("cmmlu", "beyond", "CMMLU", "cmmlu/cmmlu_*.yaml", "cmmlu", 5, language="zh"),
     Benchmark("lambada_openai", "beyond", "LAMBADA", "lambada/lambada_openai.yaml", "lambada_openai"),
     Benchmark("mmlu_continuation", "beyond", "MMLU cloze", "mmlu/continuation/mmlu_*.yaml", "mmlu"),
+    Benchmark("gsm8k_cot", "beyond", "GSM8K-CoT", "gsm8k/gsm8k-cot.yaml", "gsm8k", 8, GENERATED),
     Benchmark("humaneval", "beyond", "HumanEval", "humaneval/humaneval.yaml", "humaneval", 0, "pass@1"),
 )
 SUITES = {
