@@ -187,7 +187,8 @@ class Decoder:
             np.float32(config.norm_eps), self.weights_L7, self.scales_L7, self.norms_L2D, self.qk_norms_LXC,
             self.final_D, self.rotary_2PC, positions_N, columns_N, places.ends_N, places.seen_NS,
             _stems(layout, batch, new, self.dtype), keys.data_ptr(), values.data_ptr(), starts_N,
-            np.array([keys.stride(0), keys.stride(-3)]) * unit, x_ND.numpy(), qkv_NO, normed_ND.data_ptr(), gated_NF.data_ptr(), out_ND.data_ptr(),
+            np.array([keys.stride(0), keys.stride(-3)]) * unit, x_ND.numpy(), qkv_NO, normed_ND.data_ptr(),
+            gated_NF.data_ptr(), out_ND.data_ptr(),
         )  # fmt: skip
         cache.advance(new, layout)
         return out_ND.view(batch, new, hidden)
