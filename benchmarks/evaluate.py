@@ -124,7 +124,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             if weights == "stopping":
                 write_stopping(model, folder, arguments)
             opened, ours, backends = weights, None, {}  # the old ones go first
-            ours = SubjectLM(open_subject(str(folder), dtype=arguments.dtype, device=arguments.device))
+            ours = SubjectLM(open_subject(str(folder), dtype=arguments.dtype, device=arguments.device), fast=True)
             backends = open_hf(folder, arguments, context)
         assert ours is not None
         sums, walls = ({side: [0.0] * arguments.rounds for side in ("ours", *backends)} for _ in range(2))

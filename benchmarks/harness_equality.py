@@ -202,7 +202,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             MODELS[name](folder, corpus)
-            ours = SubjectLM(open_subject(str(folder), dtype=arguments.dtype, device="cpu"))
+            ours = SubjectLM(open_subject(str(folder), dtype=arguments.dtype, device="cpu"), fast=True)
             theirs, others = hf_backend(folder, arguments.dtype, arguments.batch), {}
             if arguments.exact:
                 others = {"exact": hf_backend(folder, "fp64", 8), "alone": hf_backend(folder, arguments.dtype, 1)}

@@ -81,7 +81,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def backends(folder: Path) -> tuple[SubjectLM, Any]:
-    ours = SubjectLM(open_subject(str(folder), dtype="fp32", device="cpu"))
+    ours = SubjectLM(open_subject(str(folder), dtype="fp32", device="cpu"), fast=True)
     assert ours.max_length == CONTEXT
     return ours, EQUALITY.hf_backend(folder, "fp32", 4, CONTEXT)
 

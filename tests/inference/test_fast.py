@@ -243,17 +243,35 @@ def test_a_mask_with_holes_is_respected() -> None:
 
 
 @torch.no_grad()
-def test_a_shared_beginning_is_left_to_pytorch() -> None:
+@pytest.mark.parametrize("own", [1, 70])
+def test_shared_beginnings_are_read_where_they_lie(own: int) -> None:
+    """Rows of two beginnings and of none, each with `own` keys of its own: as PyTorch's cascade, and as in one piece."""
     found = []
     for model in (make(), prepare(make())):
-        stem, cache = model.new_cache(1, 8), model.new_cache(1, 8)
-        stem.keys_LBKSC += torch.linspace(-1, 1, stem.keys_LBKSC.numel()).view(stem.keys_LBKSC.shape)
-        stem.values_LBKSC += stem.keys_LBKSC.flip(-1)
-        layout = Layout(
-            torch.tensor([[5]]), torch.ones(1, 1, 1, 1).bool(), torch.tensor([[0]]), shared=[Shared(stem, 5)]
-        )
-        found.append(model.hidden(torch.tensor([[7]]), cache, layout))
-    assert torch.equal(*found)
+        draw = torch.Generator().manual_seed(3)
+        stems, cache = [model.new_cache(1, 8), model.new_cache(1, 96)], model.new_cache(4, 160)
+        for each in (*stems, cache):
+            each.keys_LBKSC.normal_(generator=draw)
+            each.values_LBKSC.normal_(generator=draw)
+        behind_B = torch.tensor([5, 0, 90, 5])
+        shared = [Shared(stems[0], 5, torch.tensor([0, 3])), Shared(stems[1], 90, torch.tensor([2]))]
+        column_B1 = torch.full((4, 1), own - 1)
+        seen_B1TS = torch.ones(4, 1, 1, own, dtype=torch.bool)
+        layout = Layout(behind_B[:, None] + own - 1, seen_B1TS, column_B1, shared=shared)
+        whole = model.new_cache(4, 192)
+        for row, stem in ((0, stems[0]), (3, stems[0]), (2, stems[1])):
+            whole.keys_LBKSC[:, row, :, : behind_B[row]] = stem.keys_LBKSC[:, 0, :, : behind_B[row]]
+            whole.values_LBKSC[:, row, :, : behind_B[row]] = stem.values_LBKSC[:, 0, :, : behind_B[row]]
+        for row, behind in enumerate(behind_B.tolist()):
+            whole.keys_LBKSC[:, row, :, behind : behind + own] = cache.keys_LBKSC[:, row, :, :own]
+            whole.values_LBKSC[:, row, :, behind : behind + own] = cache.values_LBKSC[:, row, :, :own]
+        tokens_BT = torch.tensor([[7], [9], [7], [11]])
+        found.append(model.hidden(tokens_BT, cache, layout))
+        columns_B1 = layout.positions_BT
+        in_one_piece = torch.arange(192) <= columns_B1[:, :, None, None]
+        found.append(model.hidden(tokens_BT, whole, Layout(columns_B1, in_one_piece, columns_B1)))
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from xmodel.evaluate.requests_cache import encode_cached
 from xmodel.evaluate.scorer import Request, Score, loglikelihood, truncated
 from xmodel.evaluate.tasks import FEWSHOT_SEED, Prepared
 from xmodel.files import read_json
+from xmodel.inference.fast import prepare
 from xmodel.inference.many import generate_many
 
 try:
@@ -43,10 +45,21 @@ class SubjectLM(TemplateLM):
     """
 
     def __init__(
-        self, subject: Any, done: Callable[[int], object] = lambda count: None, devices: Sequence[str] = ()
+        self,
+        subject: Any,
+        done: Callable[[int], object] = lambda count: None,
+        devices: Sequence[str] = (),
+        fast: bool = False,
     ) -> None:
-        """`devices`: where copies of the model share the requests; none: the model's own alone."""
+        """A model to be scored.
+
+        Args:
+            devices: where copies of the model share the requests; none: the model's own alone.
+            fast: whether it may be made ready for fast generation (inference/fast.py), which moves its weights: not for
+                a model that is being trained.
+        """
         super().__init__()
+        self.fast, self._decoders = fast, {}
         self.subject, self.done = subject, done
         self.model, self.codec = subject.model, subject.tokenizer
         self.models = replicas(subject.model, devices) if len(devices) > 1 else [subject.model]
@@ -165,19 +178,33 @@ class SubjectLM(TemplateLM):
         """The answers' ids. A sampled answer follows from its seed, so the number of devices does not change it."""
 
         def work(model: Any, places: list[int]) -> list[list[int]]:
-            return generate_many(
-                model,
-                [prompts[place] for place in places],
-                max_new_tokens=[rooms[place] for place in places],
-                stop_ids=(self.codec.eos_id,),
-                stop_texts=[stops[place] for place in places],
-                decode=self.decode,
-                temperature=temperature,
-                seeds=[seeds[place] for place in places],
-                done=self.done,
-            )
+            with self._fast_generation(model):
+                return generate_many(
+                    model,
+                    [prompts[place] for place in places],
+                    max_new_tokens=[rooms[place] for place in places],
+                    stop_ids=(self.codec.eos_id,),
+                    stop_texts=[stops[place] for place in places],
+                    decode=self.decode,
+                    temperature=temperature,
+                    seeds=[seeds[place] for place in places],
+                    done=self.done,
+                )
 
         return on_replicas(self.models, prompts, work)
+
+    @contextmanager
+    def _fast_generation(self, model: Any) -> Iterator[None]:
+        """Only here our kernels run: what is scored has PyTorch's bits, whatever was written before."""
+        if not self.fast or not hasattr(model, "decoder"):
+            yield
+            return
+        model.decoder = self._decoders.get(id(model))
+        try:
+            self._decoders[id(model)] = prepare(model).decoder
+            yield
+        finally:
+            model.decoder = None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids without control tokens, as the exported tokenizer decodes it."""

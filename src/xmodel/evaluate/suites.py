@@ -142,7 +142,7 @@ def score_tasks(
     """
     from xmodel.evaluate.harness import SubjectLM, most_new_tokens, score_task
 
-    rows, missing, lm = [], list(missing), SubjectLM(subject, devices=devices)
+    rows, missing, lm = [], list(missing), SubjectLM(subject, devices=devices, fast=True)
     with progress("evaluate", len(ready), "tasks") as shown:
         for prepared in ready:
             fingerprint = fingerprint_of(subject, prepared, limit)

@@ -100,10 +100,10 @@ def _softmax(scores_S, length, scale):
 
 
 @numba.njit(**KERNEL)
-def _mix(wide, values, length, size, groups, weights_GS, out_GC):
-    """Weighted sums of the values of `length` keys."""
+def _mix(wide, values, length, size, groups, weights_GS, first, out_GC):
+    """Sums of the values of `length` keys, by their weights from `first` on."""
     unit, stride = 4 if wide else 2, weights_GS.shape[1]
-    weights, out = weights_GS.ctypes.data, out_GC.ctypes.data
+    weights, out = weights_GS.ctypes.data + first * 4, out_GC.ctypes.data
     wholes = size // LANES * LANES
     for column in range(0, wholes, LANES):
         g = 0
@@ -127,18 +127,13 @@ def _mix(wide, values, length, size, groups, weights_GS, out_GC):
             for s in range(length):
                 at = values + (s * size + i) * unit
                 value = floats_at(at, 1)[0] if wide else from_bits(np.uint32(halves_at(at, 1)[0]) << np.uint32(16))
-                total += weights_GS[g, s] * value
+                total += weights_GS[g, first + s] * value
             out_GC[g * size + i] = total
 
 
 @numba.njit(**KERNEL)
-def _attend(wide, queries, groups, size, keys, values, length, seen_S, scores_GS, sums_GC, result_RO):
-    """One row's queries of the heads that share a key, over the first `length` keys; the result takes their place.
-
-    Args:
-        queries: address of [G, C]; keys, values: addresses of [S, C].
-        seen_S: which keys the row sees; empty: all of them.
-    """
+def _score(wide, queries, groups, size, keys, length, scores_GS, first, result_RO):
+    """Products of G queries with `length` keys, into scores_GS[:, first:]."""
     unit, result, kind = 4 if wide else 2, result_RO.ctypes.data, FLOAT32 if wide else BFLOAT16
     for s in range(0, length, OUTPUTS):
         count = min(OUTPUTS, length - s)
@@ -149,20 +144,40 @@ def _attend(wide, queries, groups, size, keys, values, length, seen_S, scores_GS
             )
             for r in range(together):
                 for o in range(count):
-                    scores_GS[g + r, s + o] = result_RO[r, o]
+                    scores_GS[g + r, first + s + o] = result_RO[r, o]
             g += together
+
+
+@numba.njit(**KERNEL)
+def _attend(
+    wide, queries, groups, size, stem_keys, stem_values, behind, keys, values, length, seen_S, scores_GS, sums_2GC,
+    result_RO,
+):  # fmt: skip
+    """One row's queries of the heads that share a key, over `behind` keys that it has in common with other texts and
+    the first `length` of its own; the result takes their place.
+
+    Args:
+        queries: address of [G, C]; the keys and values: addresses of [S, C].
+        seen_S: which of its own keys the row sees; empty: all of them.
+    """
+    _score(wide, queries, groups, size, stem_keys, behind, scores_GS, 0, result_RO)
+    _score(wide, queries, groups, size, keys, length, scores_GS, behind, result_RO)
     if len(seen_S):
         for s in range(length):
             if not seen_S[s]:
                 for g in range(groups):
-                    scores_GS[g, s] = -np.inf
+                    scores_GS[g, behind + s] = -np.inf
     scale = np.float32(1.0 / math.sqrt(size))
     for g in range(groups):
-        total = _softmax(scores_GS[g], length, scale)
-        for s in range(length):
+        total = _softmax(scores_GS[g], behind + length, scale)
+        for s in range(behind + length):
             scores_GS[g, s] /= total
-    _mix(wide, values, length, size, groups, scores_GS, sums_GC)
-    write(sums_GC, 0, groups * size, queries, wide)
+    _mix(wide, values, length, size, groups, scores_GS, behind, sums_2GC[0])
+    if behind:
+        _mix(wide, stem_values, behind, size, groups, scores_GS, 0, sums_2GC[1])
+        for i in range(groups * size):
+            sums_2GC[0, i] += sums_2GC[1, i]
+    write(sums_2GC[0], 0, groups * size, queries, wide)
 
 
 @numba.njit(**KERNEL, fastmath={"contract"})
@@ -234,22 +249,24 @@ def _place_phase(
 
 @numba.njit(**KERNEL)
 def _attention_phase(
-    counters, phase, wide, queries, heads, kv_heads, keys, values, starts_N, head_bytes, ends_N, seen_NS, scores_GS,
-    sums_GC, result_RO,
+    counters, phase, wide, queries, heads, kv_heads, layer, stems_N5, keys, values, starts_N, head_bytes, ends_N,
+    seen_NS, scores_GS, sums_2GC, result_RO,
 ):  # fmt: skip
     """Attention of every row over the first ends_N[row] keys of its text, in the place of its queries.
 
     Head by head, so that the keys of a long text stay in the second cache from row to row.
     """
     rows, groups = len(starts_N), heads // kv_heads
-    size, unit = len(sums_GC) // groups, 4 if wide else 2
+    size, unit = sums_2GC.shape[1] // groups, 4 if wide else 2
     c = take(counters, phase, 0)
     while c < rows * kv_heads:
         row, head = c % rows, c // rows
-        offset = starts_N[row] + head * head_bytes
+        stem_5 = stems_N5[row % len(stems_N5)]
+        offset, stem = starts_N[row] + head * head_bytes, layer * stem_5[2] + head * stem_5[3]
         _attend(
-            wide, queries + (row * heads + head * groups) * size * unit, groups, size, keys + offset, values + offset,
-            ends_N[row], seen_NS[row % len(seen_NS)], scores_GS, sums_GC, result_RO,
+            wide, queries + (row * heads + head * groups) * size * unit, groups, size, stem_5[0] + stem,
+            stem_5[1] + stem, stem_5[4], keys + offset, values + offset, ends_N[row], seen_NS[row % len(seen_NS)],
+            scores_GS, sums_2GC, result_RO,
         )  # fmt: skip
         c = take(counters, phase, 1)
     wait(counters, phase, rows * kv_heads)
@@ -298,8 +315,8 @@ def _swiglu_phase(counters, phase, kind, wide, weights_7, scales_7, ffn, x, rows
 @numba.njit(**KERNEL)
 def forward(
     counters, kind, wide, heads, kv_heads, ffn, eps, weights_L7, scales_L7, norms_L2D, qk_norms_LXC, final_D,
-    rotary_2PC, positions_N, columns_N, ends_N, seen_NS, keys, values, starts_N, strides_2, x_ND, qkv_NO, normed, gated,
-    out,
+    rotary_2PC, positions_N, columns_N, ends_N, seen_NS, stems_N5, keys, values, starts_N, strides_2, x_ND, qkv_NO,
+    normed, gated, out,
 ):  # fmt: skip
     """All layers. Every thread calls it with the same arguments; each returns when all is done.
 
@@ -311,6 +328,8 @@ def forward(
         rotary_2PC: cosines and sines, [2, positions, C / 2].
         positions_N, columns_N: what the rotary angles follow, and where in its text's cells a row's key goes.
         ends_N: how many keys of its text a row looks at; seen_NS: uint8, which of them it sees; [1, 0]: all.
+        stems_N5: what a row sees before its own text, in another cache: addresses of keys and values, bytes to the next
+            layer and to the next head, and how many; [1, 5] of zeros: nothing.
         keys, values: addresses of the cache; starts_N: bytes to each row's text; strides_2: to the next layer and head.
         x_ND: float32, the embedded tokens; it becomes the residual stream.
         qkv_NO: float32, room to work; normed, gated: addresses of room in the model's dtype, [N, D] and [N, F].
@@ -319,8 +338,8 @@ def forward(
     rows, hidden = x_ND.shape
     size, groups = hidden // heads, heads // kv_heads
     line_D, head_C = np.empty(hidden, np.float32), np.empty(size, np.float32)
-    sums_GC = np.empty(groups * size, np.float32)
-    scores_GS, result_RO = np.empty((groups, ends_N.max()), np.float32), np.empty((ROWS, OUTPUTS), np.float32)
+    sums_2GC, result_RO = np.empty((2, groups * size), np.float32), np.empty((ROWS, OUTPUTS), np.float32)
+    scores_GS = np.empty((groups, stems_N5[:, 4].max() + ends_N.max()), np.float32)
     block = min(rows, rows_of_block(wide, hidden)), min(ffn, outputs_of_chunk(kind, hidden))
     gate_NO, up_NO = np.empty(block, np.float32), np.empty(block, np.float32)
     for layer in range(len(weights_L7)):
@@ -335,8 +354,8 @@ def forward(
             layer_keys, layer_values, starts_N, strides_2[1], columns_N, head_C, normed,
         )  # fmt: skip
         _attention_phase(
-            counters, phase + 3, wide, normed, heads, kv_heads, layer_keys, layer_values, starts_N, strides_2[1],
-            ends_N, seen_NS, scores_GS, sums_GC, result_RO,
+            counters, phase + 3, wide, normed, heads, kv_heads, layer, stems_N5, layer_keys, layer_values, starts_N,
+            strides_2[1], ends_N, seen_NS, scores_GS, sums_2GC, result_RO,
         )  # fmt: skip
         _add_phase(counters, phase + 4, kind, wide, weights_7[OUT], scales_7[OUT], normed, hidden, x_ND, result_RO)
         _norm_phase(counters, phase + 5, wide, x_ND, norms_L2D[layer, 1], eps, line_D, normed)

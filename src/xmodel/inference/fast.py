@@ -32,9 +32,9 @@ def prepare(model: Any, weights: str = "auto") -> Any:
 
     What goes through the model without gradients and with a cache then runs in kernels of our own on a CPU, and so does
     the output head. What is computed for a token depends on its own text alone, to the bit, whatever other tokens there
-    are and in whatever parts the text comes. Everything else (training, whole texts without a cache, rows that share a
-    beginning) is left to PyTorch. On a GPU, and for models of other families, nothing changes. Parameters become
-    tensors of the dtype that the model computes in.
+    are and in whatever parts the text comes. Everything else (training, whole texts without a cache) is left to
+    PyTorch. On a GPU, and for models of other families, nothing changes. Parameters become tensors of the dtype that
+    the model computes in.
 
     Args:
         weights: "auto": as they are. "int8": the blocks' weights and the output head as 8-bit integers with one scale
@@ -185,9 +185,10 @@ class Decoder:
         _run(
             self.forward, self.phases, self.kind, self.wide, config.heads, config.kv_heads, config.ffn,
             np.float32(config.norm_eps), self.weights_L7, self.scales_L7, self.norms_L2D, self.qk_norms_LXC,
-            self.final_D, self.rotary_2PC, positions_N, columns_N, places.ends_N, places.seen_NS, keys.data_ptr(),
-            values.data_ptr(), starts_N, np.array([keys.stride(0), keys.stride(-3)]) * unit, x_ND.numpy(), qkv_NO,
-            normed_ND.data_ptr(), gated_NF.data_ptr(), out_ND.data_ptr(),
+            self.final_D, self.rotary_2PC, positions_N, columns_N, places.ends_N, places.seen_NS,
+            _stems(layout, batch, new, self.dtype), keys.data_ptr(), values.data_ptr(), starts_N,
+            np.array([keys.stride(0), keys.stride(-3)]) * unit, x_ND.numpy(), qkv_NO, normed_ND.data_ptr(),
+            gated_NF.data_ptr(), out_ND.data_ptr(),
         )  # fmt: skip
         cache.advance(new, layout)
         return out_ND.view(batch, new, hidden)
@@ -224,15 +225,9 @@ def _places(tokens_BT: Tensor, cache: KVCache | Rows, layout: Layout | None) -> 
     none_N = np.zeros(batch * new, np.int64)
     if layout is None:
         return _Places(none_N, behind_N, behind_N, behind_N + 1)
-    positions_N = layout.positions_BT.numpy().reshape(-1)
-    if layout.shared:
+    if layout.spans:  # whole prompts one behind the other: PyTorch's attention is the faster one
         return None
-    if layout.spans:
-        sizes = [span.last - span.first for span in layout.spans]
-        if cache.length or sum(sizes) != new or any(span.bias_TT is not None for span in layout.spans):
-            return None
-        firsts_N = np.repeat([span.first for span in layout.spans], sizes)
-        return _Places(firsts_N, behind_N - firsts_N, positions_N, behind_N - firsts_N + 1)
+    positions_N = layout.positions_BT.numpy().reshape(-1)
     columns_N = behind_N if layout.columns_BT is None else layout.columns_BT.numpy().reshape(-1)
     if isinstance(cache, Rows):
         return _Places(cache.starts_R.numpy(), columns_N, positions_N, columns_N + 1)
@@ -240,6 +235,21 @@ def _places(tokens_BT: Tensor, cache: KVCache | Rows, layout: Layout | None) -> 
     length = layout.seen_B1TS.shape[-1]
     seen_NS = layout.seen_B1TS.expand(batch, 1, new, length).reshape(-1, length).view(torch.uint8).numpy()
     return _Places(none_N, columns_N, positions_N, length - seen_NS[:, ::-1].argmax(1), seen_NS)
+
+
+def _stems(layout: Layout | None, batch: int, new: int, dtype: torch.dtype) -> np.ndarray:
+    """The table `stems_N5` of `cpu_forward.forward`."""
+    if layout is None or not layout.shared:
+        return np.zeros((1, 5), np.int64)
+    stems_B5 = np.zeros((batch, 5), np.int64)
+    for cache, length, rows_N in layout.shared:
+        keys, values = cache.keys_LBKSC, cache.values_LBKSC
+        if keys.dtype != dtype or keys.stride() != values.stride() or keys.stride()[-2:] != (keys.shape[-1], 1):
+            raise ValueError("a shared beginning has to be in a cache like that of the texts behind it")
+        layer_bytes, _, head_bytes = (stride * keys.element_size() for stride in keys.stride()[:3])
+        chosen = slice(None) if rows_N is None else rows_N.numpy()
+        stems_B5[chosen] = keys.data_ptr(), values.data_ptr(), layer_bytes, head_bytes, length
+    return stems_B5.repeat(new, axis=0)
 
 
 def multiply(kind: int, place: tuple[int, int], outputs: int, x: Tensor) -> Tensor:
