@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from xmodel.inference.graphs import Graphs, weights_of
 from xmodel.model.cache import Shared
 from xmodel.model.cells import SPAN, Place, rounded
 
@@ -74,7 +75,9 @@ class Batch(Generic[AnyRow]):
         self.model, self.sized = model, cells is not None
         self.capacity = rounded(capacity)
         self.total = rows * self.capacity if cells is None else max(rounded(cells), self.capacity)
-        self.cells = model.new_cells(self.total)
+        weights = weights_of(model)
+        self.cells = model.new_cells(self.total + (SPAN if weights else 0))  # the last one is for spare rows of graphs
+        self.graphs = Graphs(weights, self.cells, rows, self.capacity) if weights else None
         # Steps that `fast.prepare` made ours give a row the same bits in any company, alone too.
         self.least = LEAST if getattr(model, "decoder", None) is None else 1
         self.held: list[AnyRow] = []
@@ -116,14 +119,29 @@ class Batch(Generic[AnyRow]):
     def step(self) -> Tensor:
         """Run the newest token of every row that is going; the logits [R, V] of what follows them."""
         going = self.going
+        logits_RV = self._replay(going)
+        if logits_RV is None:
+            logits_RV = self._run(going)
+        for row in going:
+            row.length += 1
+        return logits_RV
+
+    def _replay(self, going: Sequence[AnyRow]) -> Tensor | None:
+        """A step as a CUDA graph; None where there is none."""
+        if self.graphs is None or any(row.stem is not None for row in going):
+            return None
+        return self.graphs.step(
+            [row.last for row in going], [row.start for row in going], [row.length for row in going]
+        )
+
+    def _run(self, going: Sequence[AnyRow]) -> Tensor:
+        """A step, kernel by kernel."""
         spare = max(0, self.least - len(going))  # rows that nobody has: their results are not looked at
         tokens = [row.last for row in going] + [0] * spare
         positions = [row.length for row in going] + [0] * spare
         rows, layout = self.cells.step(tokens, positions, [row.place for row in going], self._shared(going))
         tokens_RT = torch.tensor(tokens, device=self.model.device)[:, None]
         hidden_RTD = self.model.hidden(tokens_RT, rows, layout)
-        for row in going:
-            row.length += 1
         return self.model.head(hidden_RTD[:, -1])[: len(going)]
 
     def _shared(self, going: Sequence[AnyRow]) -> list[Shared]:
