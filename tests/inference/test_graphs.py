@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -328,6 +329,7 @@ class FakeCuda:
         self.fails: Exception | None = None
         for name in ("stream", "graph", "device"):
             patch.setattr(torch.cuda, name, contextlib.contextmanager(getattr(self, name)))
+        patch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: self.log.append("cleared"), raising=False)
         side = FakeStream()
         patch.setattr(graphs, "_stream", lambda device: side)
         patch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
@@ -348,6 +350,7 @@ class FakeCuda:
         assert stream is not self.main
         assert self.main in stream.waited
         assert stream in self.main.waited
+        assert not gc.isenabled()
         self.log.append((pool, capture_error_mode))
         graph.recording = Recording()
         before, self.current = self.current, stream
@@ -398,7 +401,8 @@ def test_replays_read_and_write_where_the_recording_did(cuda: FakeCuda) -> None:
         (4, 256),
         (4, 512),
     ]
-    assert cuda.log == [("pool", "thread_local")] * len(ours.graphs.recorded)
+    assert cuda.log == ["cleared", ("pool", "thread_local"), "cleared"] * len(ours.graphs.recorded)
+    assert gc.isenabled()
     assert cuda.current is cuda.main
     for mine, theirs in zip(found, run(plain_batch(a_model(qk_norm=True), 4, 512), texts, 12), strict=True):
         torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=2e-4)  # kept while later steps ran
@@ -416,7 +420,8 @@ def test_where_recording_fails_steps_go_on_without(cuda: FakeCuda, capsys: pytes
     said = capsys.readouterr()
     assert (said.out + said.err).count("operation not permitted when stream is capturing") == 1
     assert "a page more" not in said.out + said.err
-    assert len(cuda.log) == 1
+    assert cuda.log == ["cleared", ("pool", "thread_local"), "cleared"]
+    assert gc.isenabled()
     assert cuda.current is cuda.main
 
 

@@ -13,9 +13,11 @@ G = H / K, C head size, X cells, S cells that a row may see, V vocabulary, P pos
 from __future__ import annotations
 
 import bisect
+import contextlib
+import gc
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -283,17 +285,37 @@ class Recorder:
         with self.lock, torch.cuda.device(self.device), torch.cuda.stream(current):
             self.stream.wait_stream(current)
             with torch.cuda.stream(self.stream):
-                work()  # libraries load and get their workspaces before the recording, on its stream
+                work()  # before the recording libraries load, and kernels are chosen
             current.wait_stream(self.stream)
-            # What other threads do on the GPU meanwhile does not concern the recording.
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+            # thread_local: what other threads do on the GPU meanwhile does not concern the recording.
+            recording = torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local")
+            with _undisturbed(), recording:
                 work()
         return graph.replay
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """While a graph is recorded, none that nobody needs any more is destroyed, which would break the recording off.
+
+    And cuBLAS takes its workspace from the pool of the graph, and leaves it there. PyTorch would keep one for each
+    stream, record its address, and free it with the first graph of that stream that is destroyed, whatever others are
+    there (github.com/pytorch/pytorch/issues/193402; torch._inductor's cudagraph_trees does as we do).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
+        if collects:
+            gc.enable()
+
+
 @lru_cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream that recordings of a device are made on: one, since cuBLAS keeps a workspace for each."""
+    """The stream that recordings of a device are made on."""
     return torch.cuda.Stream(device)
 
 
