@@ -9,8 +9,8 @@ All weights are the same tensors (ours and transformers' share their memory). In
 prompts of `--prompt` tokens, then `--new` greedy tokens in every row, timed token by token; a ratio is the median over
 rounds of the ratio within the round, so that what else the machine does weighs on all alike. transformers runs with a
 dynamic cache, with a static cache, and with a static cache and a compiled forward pass (its warm-up is not counted);
-its best counts. Several requests: ours join one batch, as in the engine and the server (each prompt alone, then steps
-of all rows together); transformers once with all of them as one padded batch (here: of equal lengths, so nothing is
+its best counts. Several requests: ours join one batch, as in the engine and the server (chunks of prompts together, then
+steps of all rows together); transformers once with all of them as one padded batch (here: of equal lengths, so nothing is
 padded, its best case) and once one after the other, which is its rate for one. Beside it what memory allows: the bytes
 of the weights over the rate at which the same threads read memory.
 """
@@ -88,7 +88,7 @@ def their_model(config: Model, weights: dict[str, torch.Tensor], dtype: torch.dt
 
 
 class Ours:
-    """Requests that join one batch, as the engine has it: each prompt by itself, then steps of all rows."""
+    """Requests that join one batch, as the engine has it: their prompts together, then steps of all rows."""
 
     def __init__(self, model: Transformer, prompt: list[int], new: int) -> None:
         self.model, self.prompt, self.new = model, prompt, new
@@ -96,11 +96,10 @@ class Ours:
     def __call__(self, rows: int) -> list[float]:
         batch: Batch[Row] = Batch(self.model, rows, len(self.prompt) + self.new)
         began = time.perf_counter()
-        for _ in range(rows):
-            row, logits_V = Row(self.prompt, self.new), None
-            while logits_V is None:
-                logits_V = batch.prefill(row)
-            row.last = int(logits_V.argmax())
+        all_rows = [Row(self.prompt, self.new) for _ in range(rows)]
+        while prompts := [row for row in all_rows if row.length < len(row.prompt)]:
+            for row, logits_V in batch.prefill(prompts):
+                row.last = int(logits_V.argmax())
         stamps = [time.perf_counter() - began]
         for _ in range(self.new - 1):
             for row, token in zip(batch.going, batch.step().argmax(-1).tolist(), strict=True):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xmodel.errors import UserError
-from xmodel.inference import cpu_decode, fast
+from xmodel.inference import cpu_products, fast
 from xmodel.inference.batch import Batch, Row
 from xmodel.inference.fast import HugePages, Int8Weight, prepare
 from xmodel.model.cache import Layout, Shared
@@ -41,15 +41,9 @@ def make(dtype: torch.dtype = torch.float32, **shape) -> Transformer:
 
 
 def multiply(kind: int, weights_OI: Tensor, scales_O: Tensor | None, x_NI: Tensor) -> Tensor:
-    """One product in one thread."""
-    rows, outputs = len(x_NI), len(weights_OI)
-    out_NO = torch.full((rows, outputs), torch.nan, dtype=x_NI.dtype)
-    cpu_decode.multiply(
-        np.zeros(cpu_decode.STRIDE, np.int64), kind, x_NI.dtype == torch.float32, weights_OI.data_ptr(),
-        scales_O.data_ptr() if scales_O is not None else 0, outputs, x_NI.shape[1], x_NI.data_ptr(), rows,
-        np.empty((rows, outputs), np.float32), out_NO.data_ptr(),
-    )  # fmt: skip
-    return out_NO
+    return fast.multiply(
+        kind, (weights_OI.data_ptr(), scales_O.data_ptr() if scales_O is not None else 0), len(weights_OI), x_NI
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -67,13 +61,13 @@ def test_products_are_right_and_the_same_alone(kind, dtype, rows, outputs, size,
     weights_OI, x_NI = torch.randn(outputs, size, generator=draw), torch.randn(rows, size, generator=draw).to(as_dtype)
     if kind == "int8":
         quantised = Int8Weight(weights_OI, HugePages(weights_OI.numel()))
-        stored, scales_O, number = quantised.integers_OI, quantised.scales_O, cpu_decode.INT8
+        stored, scales_O, number = quantised.integers_OI, quantised.scales_O, cpu_products.INT8
         exact_OI = stored.double() * scales_O.double()[:, None]
         assert bool(((exact_OI - weights_OI).abs() <= scales_O[:, None] * 0.5001).all())
         assert int(stored.abs().amax(1).min()) == 127
     else:
         stored, scales_O = weights_OI.to(as_dtype), None
-        number = cpu_decode.FLOAT32 if as_dtype == torch.float32 else cpu_decode.BFLOAT16
+        number = cpu_products.FLOAT32 if as_dtype == torch.float32 else cpu_products.BFLOAT16
         exact_OI = stored.double()
     found_NO = multiply(number, stored, scales_O, x_NI)
     exact_NO, terms_NO = x_NI.double() @ exact_OI.T, x_NI.double().abs() @ exact_OI.abs().T
@@ -88,10 +82,10 @@ def run(model: Transformer, texts: list[list[int]], steps: int) -> list[list[Ten
     batch: Batch[Row] = Batch(model, len(texts), 192)
     found: list[list[Tensor]] = []
     for text in texts:
-        row, logits_V = Row(text[:-steps], steps), None
-        while logits_V is None:
-            logits_V = batch.prefill(row)
-        found.append([logits_V])
+        row = Row(text[:-steps], steps)
+        while not (done := batch.prefill([row])):
+            pass
+        found.append([done[0][1]])
     for step in range(steps):
         for row, text in zip(batch.going, texts, strict=True):
             row.last = text[step - steps]
@@ -178,7 +172,8 @@ def test_a_shared_beginning_is_left_to_pytorch() -> None:
     found = []
     for model in (make(), prepare(make())):
         stem, cache = model.new_cache(1, 8), model.new_cache(1, 8)
-        model.hidden(torch.arange(5)[None], stem)
+        stem.keys_LBKSC += torch.linspace(-1, 1, stem.keys_LBKSC.numel()).view(stem.keys_LBKSC.shape)
+        stem.values_LBKSC += stem.keys_LBKSC.flip(-1)
         layout = Layout(
             torch.tensor([[5]]), torch.ones(1, 1, 1, 1).bool(), torch.tensor([[0]]), shared=[Shared(stem, 5)]
         )

@@ -67,9 +67,9 @@ def plain_batch(model: Transformer, *sizes: Any) -> Batch[Row]:
 
 
 def fill(batch: Batch[Row], row: Row) -> Tensor:
-    logits_V = None
-    while logits_V is None:
-        logits_V = batch.prefill(row)
+    while not (done := batch.prefill([row])):
+        pass
+    ((_, logits_V),) = done
     return logits_V
 
 
@@ -369,10 +369,11 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
 
 def run(batch: Batch[Row], texts: list[list[int]], steps: int) -> list[Tensor]:
-    rows = [Row(text, 40) for text in texts]
-    for row in rows:
-        row.last = int(fill(batch, row).argmax())
-    found = []
+    rows, found = [Row(text, 40) for text in texts], []
+    while prompts := [row for row in rows if row.length < len(row.prompt)]:
+        for row, logits_V in batch.prefill(prompts):
+            row.last = int(logits_V.argmax())
+            found.append(logits_V)
     for step in range(steps):
         logits_RV = batch.step()
         found.append(logits_RV)
@@ -490,20 +491,22 @@ def test_flash_attention_is_used_only_where_it_is_right(monkeypatch: pytest.Monk
     assert choose(same, torch.float32) is right
 
 
-def test_flash_attention_asks_for_the_cells_that_each_row_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    def by_the_book(
+@pytest.fixture
+def by_the_book(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's operator for flash attention, text by text, as its documentation says."""
+
+    def operator(
         q_NHC: Tensor, k_XKC: Tensor, v_XKC: Tensor, queries: Tensor, starts: Tensor, max_q: int, max_k: int,
         dropout: float, causal: bool, debug: bool, *, seqused_k: Tensor,
     ) -> tuple[Tensor]:  # fmt: skip
-        """What the operator's documentation says, text by text."""
         assert queries.dtype == starts.dtype == seqused_k.dtype == torch.int32
-        assert len(queries) == len(starts) == len(seqused_k) + 1
+        assert queries.tolist() == list(range(len(q_NHC) + 1))
+        assert len(starts) == len(seqused_k) + 1
         assert (max_q, dropout, debug) == (1, 0.0, False)
         assert int(seqused_k.max()) <= max_k
-        assert k_XKC.stride(-1) == q_NHC.stride(-1) == 1
+        assert k_XKC.stride(-1) == v_XKC.stride(-1) == q_NHC.stride(-1) == 1
         found = []
         for text, used in enumerate(seqused_k.tolist()):
-            assert (int(queries[text]), int(queries[text + 1])) == (text, text + 1)
             cells = slice(int(starts[text]), int(starts[text]) + used)
             k_HSC, v_HSC = (
                 x[cells].transpose(0, 1).repeat_interleave(q_NHC.shape[1] // x.shape[1], 0) for x in (k_XKC, v_XKC)
@@ -512,24 +515,46 @@ def test_flash_attention_asks_for_the_cells_that_each_row_sees(monkeypatch: pyte
             found.append(torch.einsum("hs,hsc->hc", scores_HS.softmax(-1), v_HSC))
         return (torch.stack(found),)
 
-    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", by_the_book)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", operator)
+
+
+def test_flash_attention_asks_for_the_cells_that_each_row_sees(by_the_book: None) -> None:
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(shape, generator=draw) for shape in ((4, 8, 16), (2, 300, 16), (2, 300, 16)))
     plan = torch.tensor([0, 64, 128, 299]), torch.tensor([5, 64, 100, 1]), 128, k
     torch.testing.assert_close(graphs.flash_attention(*plan)(q, k, v), graphs.gathered_attention(*plan)(q, k, v))
 
-    model = a_model()
-    weights = Weights(model)
+
+@pytest.mark.parametrize("fails_at", [None, 0, 2])
+def test_with_flash_attention_prompts_are_steps_too(
+    by_the_book: None, monkeypatch: pytest.MonkeyPatch, fails_at: int | None
+) -> None:
+    works: list[Any] = []
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        works.append(work)
+        if len(works) - 1 == fails_at:
+            raise RuntimeError("no more graphs")
+        return work
+
+    texts, model = [[3, 4, 5], [9] * 300, [7] * 250, [8]], a_model()
+    weights = weights_anywhere(model)
     weights.attention = graphs.flash_attention
-    assert Graphs(weights, model.new_cells(128), 3, 512, directly).lengths == [512]
     monkeypatch.setattr(batches, "weights_of", lambda _: weights)
-    monkeypatch.setattr(graphs, "Recorder", lambda device: directly)
-    texts = [[3, 4, 5], [9] * 70, [7] * 250]
-    for mine, theirs in zip(
-        run(Batch(model, 4, 512), texts, 5), run(plain_batch(model, 4, 512), texts, 5), strict=True
-    ):
+    monkeypatch.setattr(graphs, "Recorder", lambda device: record)
+    ours: Batch[Row] = Batch(model, 4, 512)
+    assert ours.graphs is not None
+    assert ours.graphs.lengths == [512]
+    for mine, theirs in zip(run(ours, texts, 5), run(plain_batch(model, 4, 512), texts, 5), strict=True):
         torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=2e-4)
-    assert weights.fault is None
+    sizes = [work.args[2].shape[1] for work in works]
+    if fails_at is None:
+        assert sizes == [256, 48, 4]  # 554 tokens: twice 256, and what is left; then the steps of 4 and of 3 rows
+        assert ours.packs
+    else:
+        assert sizes == [256, 48, 4][: fails_at + 1]
+        assert weights.fault == "no more graphs"
+        assert not ours.packs
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

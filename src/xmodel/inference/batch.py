@@ -1,11 +1,11 @@
 """Texts that are being continued together: each has cells of one key/value cache, and its own place in its text.
 
-A prompt goes through the model alone, in chunks that begin at multiples of `CHUNK`, so that its keys and values depend
-on nothing but itself. In a decoding step every row takes one token, at its own position.
-
-What a step gives a row does not depend on the other rows, to the bit, where two things hold, and steps keep to both:
-matrix products give a row the same bits for any number of rows from `LEAST` on, and attention for any number of masked
-keys that makes a multiple of `SPAN`. Both were found true for float32 on CPUs; docs/generate.md says more.
+In a decoding step every row takes one token, at its own position. What a text gets depends on nothing but itself. With
+the kernels of `fast.prepare` that is so by construction, so prompts go through the model together, in whatever parts.
+So they do as CUDA graphs (graphs.py), where rounding may differ with the company. Without either a prompt goes alone, in chunks that begin at multiples of `CHUNK`. What a step gives a row then does not
+depend on the other rows, to the bit, where two things hold, and steps keep to both: matrix products give a row the same
+bits for any number of rows from `LEAST` on, and attention for any number of masked keys that makes a multiple of
+`SPAN`. Both were found true for float32 on CPUs; docs/generate.md says more.
 
 Legend of the shape suffixes: R rows that are going on, B rows of a batch of prompts, T tokens, D hidden width,
 V vocabulary.
@@ -24,7 +24,7 @@ from xmodel.inference.graphs import Graphs, weights_of
 from xmodel.model.cache import Shared
 from xmodel.model.cells import SPAN, Place, rounded
 
-CHUNK = 256  # tokens of a prompt that go through the model at once
+CHUNK = 256  # tokens of prompts that go through the model at once
 LEAST = 4
 
 
@@ -77,10 +77,16 @@ class Batch(Generic[AnyRow]):
         self.total = rows * self.capacity if cells is None else max(rounded(cells), self.capacity)
         weights = weights_of(model)
         self.cells = model.new_cells(self.total + (SPAN if weights else 0))  # the last one is for spare rows of graphs
-        self.graphs = Graphs(weights, self.cells, rows, self.capacity) if weights else None
-        # Steps that `fast.prepare` made ours give a row the same bits in any company, alone too.
-        self.least = LEAST if getattr(model, "decoder", None) is None else 1
+        most = max(rows, CHUNK) if weights and weights.packs else rows
+        self.graphs = Graphs(weights, self.cells, most, self.capacity) if weights else None
+        self.ours = getattr(model, "decoder", None) is not None  # a row's bits are the same in any company, alone too
+        self.least = 1 if self.ours else LEAST
         self.held: list[AnyRow] = []
+
+    @property
+    def packs(self) -> bool:
+        """Whether tokens of several prompts go through the model together, each as a row of a step."""
+        return self.ours or (self.graphs is not None and self.graphs.weights.packs)
 
     @property
     def going(self) -> list[AnyRow]:
@@ -99,15 +105,41 @@ class Batch(Generic[AnyRow]):
         return False
 
     @torch.no_grad()
-    def prefill(self, row: AnyRow) -> Tensor | None:
-        """Run the next chunk of a prompt; with the last one, the logits [V] of what follows it."""
-        model = self.model
-        if row.start < 0 and not self.take(row):
-            raise ValueError("no cells are free")
-        ids = list(row.prompt[row.length : row.length + CHUNK])
-        hidden_BTD = model.hidden(torch.tensor([ids], device=model.device), self.cells.text(row.place))
-        row.length += len(ids)
-        return model.head(hidden_BTD[0, -1:])[0] if row.length == len(row.prompt) else None
+    def prefill(self, rows: Sequence[AnyRow]) -> list[tuple[AnyRow, Tensor]]:
+        """Run the next tokens of some prompts, at most `CHUNK` together, the first prompts first.
+
+        Without our kernels, and without graphs, only the first prompt has a turn.
+
+        Returns:
+            The rows whose prompt is done now, each with the logits [V] of what follows it.
+        """
+        model, parts, ids, lasts = self.model, [], [], []
+        for row in rows if self.packs else rows[:1]:
+            if row.start < 0 and not self.take(row):
+                raise ValueError("no cells are free")
+            parts.append((row, row.length, min(len(row.prompt), row.length + CHUNK - len(ids))))
+            ids += row.prompt[parts[-1][1] : parts[-1][2]]
+            if parts[-1][2] == len(row.prompt):
+                lasts.append(len(ids) - 1)
+            if len(ids) == CHUNK:
+                break
+        if self.packs:
+            places = [
+                Place(row.start, row.capacity, column) for row, first, last in parts for column in range(first, last)
+            ]
+            logits_TV = self._replay(ids, places)
+            if logits_TV is None:
+                cache, layout = self.cells.step(ids, [place.length for place in places], places)
+                hidden_TD = model.hidden(torch.tensor(ids, device=model.device)[:, None], cache, layout)[:, 0]
+                logits = model.head(hidden_TD[lasts]) if lasts else ()
+            else:
+                logits = logits_TV[lasts]
+        else:
+            hidden_TD = model.hidden(torch.tensor([ids], device=model.device), self.cells.text(rows[0].place))[0]
+            logits = model.head(hidden_TD[lasts]) if lasts else ()
+        for row, _, last in parts:
+            row.length = last
+        return list(zip([row for row, _, last in parts if last == len(row.prompt)], logits, strict=True))
 
     def join(self, row: AnyRow, own: Any, number: int, first: int, last: int) -> None:
         """Take a text in that stands in first..last of a row of another cache."""
@@ -119,20 +151,19 @@ class Batch(Generic[AnyRow]):
     def step(self) -> Tensor:
         """Run the newest token of every row that is going; the logits [R, V] of what follows them."""
         going = self.going
-        logits_RV = self._replay(going)
+        shared = any(row.stem is not None for row in going)
+        logits_RV = None if shared else self._replay([row.last for row in going], [row.place for row in going])
         if logits_RV is None:
             logits_RV = self._run(going)
         for row in going:
             row.length += 1
         return logits_RV
 
-    def _replay(self, going: Sequence[AnyRow]) -> Tensor | None:
-        """A step as a CUDA graph; None where there is none."""
-        if self.graphs is None or any(row.stem is not None for row in going):
+    def _replay(self, tokens: Sequence[int], places: Sequence[Place]) -> Tensor | None:
+        """The logits behind a token of each row, from a CUDA graph; None where there is none."""
+        if self.graphs is None:
             return None
-        return self.graphs.step(
-            [row.last for row in going], [row.start for row in going], [row.length for row in going]
-        )
+        return self.graphs.step(tokens, [place.start for place in places], [place.length for place in places])
 
     def _run(self, going: Sequence[AnyRow]) -> Tensor:
         """A step, kernel by kernel."""

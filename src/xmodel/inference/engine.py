@@ -1,8 +1,8 @@
 """The engine: requests join and leave a running batch at any step (continuous batching), one thread runs the model.
 
 A turn of the thread: cancelled requests leave; waiting ones get free rows, first come, first served; at most one chunk
-of prompts goes through the model; every row takes one decoding step. So a long prompt delays the others by one chunk
-for each of their tokens, and no more.
+of prompts goes through the model, of one prompt or of several; every row takes one decoding step. So a long prompt
+delays the others by one chunk for each of their tokens, and no more.
 """
 
 from __future__ import annotations
@@ -253,10 +253,10 @@ class Engine:
         for ticket in [ticket for ticket in self._running if ticket.cancelled]:
             self._end(ticket, "cancelled")
         left = CHUNK  # tokens of prompts in this turn
-        for ticket in [ticket for ticket in self._running if ticket.length < len(ticket.prompt)]:
-            while left > 0 and ticket.length < len(ticket.prompt) and ticket.finish is None:
-                left -= min(CHUNK, len(ticket.prompt) - ticket.length)
-                self._prefill(ticket)
+        while left > 0 and (prompts := [ticket for ticket in self._running if ticket.length < len(ticket.prompt)]):
+            left += sum(ticket.length for ticket in prompts)
+            self._prefill(prompts)
+            left -= sum(ticket.length for ticket in prompts)
         going = self._batch.going
         if going:
             try:
@@ -266,13 +266,17 @@ class Engine:
             else:
                 self._choose(going, logits_RV)
 
-    def _prefill(self, ticket: Ticket) -> None:
+    def _prefill(self, tickets: list[Ticket]) -> None:
         try:
-            logits_V = self._batch.prefill(ticket)
+            done = self._batch.prefill(tickets)
         except Exception as error:
-            self._fail([ticket], error)
+            if len(tickets) == 1:
+                self._fail(tickets, error)
+            else:  # whose fault it is, nobody knows: each by itself, once
+                for ticket in tickets:
+                    self._prefill([ticket])
             return
-        if logits_V is not None:
+        for ticket, logits_V in done:
             self._prompt_tokens += len(ticket.prompt)
             self._choose([ticket], logits_V[None])
 

@@ -1,7 +1,7 @@
-"""Fast decoding on a CPU: what `prepare` does to a model, so that its decoding steps run in our own kernels.
+"""Fast prompts and decoding on a CPU: what `prepare` does to a model, so that both run in our own kernels.
 
-Legend of the shape suffixes: B rows, T new tokens of each (one, here), N = B, D hidden width, F width of the SwiGLU,
-O outputs and I inputs of a product, S cached and new tokens, V vocabulary.
+Legend of the shape suffixes: B rows, T new tokens of each, N = B · T, D hidden width, F width of the SwiGLU, O outputs
+and I inputs of a product, S cached and new tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,17 +25,16 @@ from xmodel.model.cells import Rows
 from xmodel.model.transformer import Transformer
 
 WEIGHTS = ("auto", "int8")
-HEAD_ROWS = 256  # more at once are not decoding
 
 
 def prepare(model: Any, weights: str = "auto") -> Any:
-    """Make a model's decoding steps fast; the same model comes back.
+    """Make a model's prompts and decoding steps fast; the same model comes back.
 
-    Steps of one token in every row, without gradients and with a cache, then run in kernels of our own on a CPU, for
-    any number of rows, and so does the output head for up to HEAD_ROWS rows. What is computed for a row has the same
-    bits whatever other rows there are. Everything else (a prompt, training, steps whose rows share a beginning) is left
-    to PyTorch. On a GPU, and for models of other families, nothing changes. Parameters become tensors of the dtype that
-    the model computes in.
+    What goes through the model without gradients and with a cache then runs in kernels of our own on a CPU, and so does
+    the output head. What is computed for a token depends on its own text alone, to the bit, whatever other tokens there
+    are and in whatever parts the text comes. Everything else (training, whole texts without a cache, rows that share a
+    beginning) is left to PyTorch. On a GPU, and for models of other families, nothing changes. Parameters become
+    tensors of the dtype that the model computes in.
 
     Args:
         weights: "auto": as they are. "int8": the blocks' weights and the output head as 8-bit integers with one scale
@@ -101,18 +100,22 @@ class Int8Weight:
         self.integers_OI = memory.copy((values_OI / self.scales_O[:, None]).round_(), torch.int8)
         self.shape = self.integers_OI.shape
 
-    def to(self, dtype: torch.dtype) -> Tensor:
-        """As a tensor of numbers, for products of many tokens."""
-        return self.integers_OI.to(dtype).mul_(self.scales_O[:, None].to(dtype))
+    def product(self, x: Tensor) -> Tensor:
+        """x · wᵀ: [..., I] -> [..., O], in the dtype of x."""
+        from xmodel.inference.cpu_products import INT8
+
+        return multiply(INT8, (self.integers_OI.data_ptr(), self.scales_O.data_ptr()), self.shape[0], x)
 
 
 class Decoder:
-    """Decoding steps of a `Transformer` on a CPU. Its weights may change in place, but not be replaced."""
+    """A `Transformer` with a cache on a CPU. Its weights may change in place, but not be replaced."""
 
     def __init__(self, model: Transformer, int8: bool) -> None:
-        from xmodel.inference import cpu_decode as kernels
+        from xmodel.inference import cpu_forward
+        from xmodel.inference import cpu_products as kernels
 
         self.kernels, self.model, config = kernels, model, model.config
+        self.forward, self.phases = cpu_forward.forward, cpu_forward.PHASES * config.layers + 1
         self.dtype = model.compute_dtype
         self.wide = self.dtype == torch.float32
         self.kind = kernels.INT8 if int8 else kernels.FLOAT32 if self.wide else kernels.BFLOAT16
@@ -153,67 +156,118 @@ class Decoder:
         return place
 
     def hidden(self, tokens_BT: Tensor, cache: KVCache | Rows | None, layout: Layout | None) -> Tensor | None:
-        """As `Transformer.hidden`, for one token in every row; None for what is not a decoding step."""
-        if tokens_BT.shape[1] != 1 or cache is None or torch.is_grad_enabled():
+        """As `Transformer.hidden`, for tokens with a cache; None for what is left to PyTorch."""
+        if cache is None or torch.is_grad_enabled() or (places := _places(tokens_BT, cache, layout)) is None:
             return None
-        if layout is not None and (layout.seen_B1TS is None or layout.spans or layout.shared):
-            return None
-        config, rows = self.model.config, len(tokens_BT)
         if isinstance(cache, Rows):
-            keys, values, starts_N = cache.keys_LKXC, cache.values_LKXC, cache.starts_R.numpy() * cache.head_size
+            keys, values, row_stride = cache.keys_LKXC, cache.values_LKXC, 0
         else:
-            keys, values = cache.keys_LBKSC, cache.values_LBKSC
-            starts_N = np.arange(rows) * keys.stride(1)
+            keys, values, row_stride = cache.keys_LBKSC, cache.values_LBKSC, cache.keys_LBKSC.stride(1)
         if keys.dtype != self.dtype or keys.stride()[-2:] != (keys.shape[-1], 1) or keys.stride() != values.stride():
             return None
-        if layout is None or layout.columns_BT is None:
-            columns_N = np.full(rows, cache.length)
-        else:
-            columns_N = layout.columns_BT[:, 0].numpy()
-        if layout is None or layout.seen_B1TS is None:
-            length, positions_N, seen_NS = cache.length + 1, columns_N, np.empty((1, 0), np.uint8)
-        else:
-            length, positions_N = layout.seen_B1TS.shape[-1], layout.positions_BT[:, 0].numpy()
-            seen_NS = layout.seen_B1TS.expand(rows, 1, 1, length)[:, 0, 0].contiguous().view(torch.uint8).numpy()
-        limits = (columns_N, min(length, keys.shape[-2])), (positions_N, self.rotary_2PC.shape[1])
-        if any(a.min() < 0 or a.max() >= limit for a, limit in limits):
-            raise IndexError(f"columns {columns_N}, positions {positions_N}: beyond the cache or the position table")
-        x_ND = F.embedding(tokens_BT[:, 0], self.model.model.embed_tokens.weight).float()
-        hidden, ffn = config.hidden, config.ffn
-        width = hidden + 2 * config.kv_heads * (config.hidden // config.heads)
-        room = [np.empty((rows, size), np.float32) for size in (hidden, width, ffn, ffn, ffn)]
-        out_ND = torch.empty(rows, hidden, dtype=self.dtype)
-        self._run(
-            self.kernels.decode, len(self.weights_L7) * self.kernels.PHASES + 1, config.heads, config.kv_heads,
+        firsts_N, columns_N, positions_N = places.firsts_N, places.columns_N, places.positions_N
+        for numbers_N, limit in (
+            (firsts_N + columns_N, keys.shape[-2]),
+            (firsts_N + places.ends_N - 1, keys.shape[-2]),
+            (positions_N, self.rotary_2PC.shape[1]),
+        ):
+            if numbers_N.min() < 0 or numbers_N.max() >= limit or columns_N.min() < 0:
+                where = f"columns {columns_N}, positions {positions_N}"
+                raise IndexError(f"{where}: beyond the cache or the position table")
+        config, (batch, new) = self.model.config, tokens_BT.shape
+        rows, hidden, unit = batch * new, config.hidden, keys.element_size()
+        rows_N = np.arange(batch).repeat(new)
+        starts_N = (rows_N * row_stride + firsts_N * keys.shape[-1]) * unit
+        x_ND = F.embedding(tokens_BT.reshape(-1), self.model.model.embed_tokens.weight).float()
+        qkv_NO = np.empty((rows, hidden + 2 * config.kv_heads * keys.shape[-1]), np.float32)
+        normed_ND, out_ND = (torch.empty(rows, hidden, dtype=self.dtype) for _ in range(2))
+        gated_NF = torch.empty(rows, config.ffn, dtype=self.dtype)
+        _run(
+            self.forward, self.phases, self.kind, self.wide, config.heads, config.kv_heads, config.ffn,
             np.float32(config.norm_eps), self.weights_L7, self.scales_L7, self.norms_L2D, self.qk_norms_LXC,
-            self.final_D, self.rotary_2PC, np.ascontiguousarray(positions_N), np.ascontiguousarray(columns_N), seen_NS,
-            length, keys.data_ptr(), values.data_ptr(), starts_N * keys.element_size(),
-            np.array([keys.stride(0), keys.stride(-3)]) * keys.element_size(),
-            x_ND.numpy(), *room, out_ND.data_ptr(),
+            self.final_D, self.rotary_2PC, positions_N, columns_N, places.ends_N, places.seen_NS, keys.data_ptr(),
+            values.data_ptr(), starts_N, np.array([keys.stride(0), keys.stride(-3)]) * unit, x_ND.numpy(), qkv_NO,
+            normed_ND.data_ptr(), gated_NF.data_ptr(), out_ND.data_ptr(),
         )  # fmt: skip
-        cache.advance(1, layout)
-        return out_ND[:, None]
+        cache.advance(new, layout)
+        return out_ND.view(batch, new, hidden)
 
     def head(self, hidden: Tensor) -> Tensor | None:
-        """As `Transformer.head`, for the states of few rows; None for more."""
-        size, outputs = hidden.shape[-1], self.model.config.vocab_size
-        rows = hidden.numel() // size
-        if not 0 < rows <= HEAD_ROWS or hidden.dtype != self.dtype or torch.is_grad_enabled():
+        """As `Transformer.head`; None for what is left to PyTorch."""
+        if hidden.dtype != self.dtype or torch.is_grad_enabled():
             return None
-        x_ND = hidden.reshape(rows, size).contiguous()
-        out_NV = torch.empty(rows, outputs, dtype=self.dtype)
-        sums_NV = np.empty((rows, outputs), np.float32)
-        self._run(
-            self.kernels.multiply, 1, *self.head_place, outputs, size, x_ND.data_ptr(), rows, sums_NV, out_NV.data_ptr()
-        )
-        return out_NV.view(*hidden.shape[:-1], outputs)
+        return multiply(self.kind, self.head_place, self.model.config.vocab_size, hidden)
 
-    def _run(self, kernel: Callable[..., None], phases: int, *arguments: Any) -> None:
-        """Call a kernel in as many threads as PyTorch has; it returns when the work is done, whoever did it."""
-        counters = np.zeros(phases * self.kernels.STRIDE, np.int64)
-        for _ in range(torch.get_num_threads() - 1):
-            _pool(os.getpid()).submit(kernel, counters, self.kind, self.wide, *arguments)
-        kernel(counters, self.kind, self.wide, *arguments)
+
+class _Places(NamedTuple):
+    """Where tokens stand: int64 arrays.
+
+    Attributes:
+        firsts_N: the cell of its row in which a token's text begins.
+        columns_N: where in its text a token's key goes.
+        positions_N: what its rotary angles follow.
+        ends_N: how many keys of its text it looks at.
+        seen_NS: uint8, which of these it sees; [1, 0]: all.
+    """
+
+    firsts_N: np.ndarray
+    columns_N: np.ndarray
+    positions_N: np.ndarray
+    ends_N: np.ndarray
+    seen_NS: np.ndarray = np.empty((1, 0), np.uint8)
+
+
+def _places(tokens_BT: Tensor, cache: KVCache | Rows, layout: Layout | None) -> _Places | None:
+    """Where the tokens stand; None for layouts that are left to PyTorch."""
+    batch, new = tokens_BT.shape
+    behind_N = np.tile(np.arange(cache.length, cache.length + new), batch)
+    none_N = np.zeros(batch * new, np.int64)
+    if layout is None:
+        return _Places(none_N, behind_N, behind_N, behind_N + 1)
+    positions_N = layout.positions_BT.numpy().reshape(-1)
+    if layout.shared:
+        return None
+    if layout.spans:
+        sizes = [span.last - span.first for span in layout.spans]
+        if cache.length or sum(sizes) != new or any(span.bias_TT is not None for span in layout.spans):
+            return None
+        firsts_N = np.repeat([span.first for span in layout.spans], sizes)
+        return _Places(firsts_N, behind_N - firsts_N, positions_N, behind_N - firsts_N + 1)
+    columns_N = behind_N if layout.columns_BT is None else layout.columns_BT.numpy().reshape(-1)
+    if isinstance(cache, Rows):
+        return _Places(cache.starts_R.numpy(), columns_N, positions_N, columns_N + 1)
+    assert layout.seen_B1TS is not None
+    length = layout.seen_B1TS.shape[-1]
+    seen_NS = layout.seen_B1TS.expand(batch, 1, new, length).reshape(-1, length).view(torch.uint8).numpy()
+    return _Places(none_N, columns_N, positions_N, length - seen_NS[:, ::-1].argmax(1), seen_NS)
+
+
+def multiply(kind: int, place: tuple[int, int], outputs: int, x: Tensor) -> Tensor:
+    """x · wᵀ: [..., I] -> [..., O], in the dtype of x.
+
+    Args:
+        kind: how the weights are kept; place: their address and that of their scales.
+    """
+    from xmodel.inference import cpu_products as kernels
+
+    x_NI = x.reshape(-1, x.shape[-1]).contiguous()
+    out_NO = torch.empty(len(x_NI), outputs, dtype=x.dtype)
+    if len(x_NI):
+        _run(
+            kernels.multiply, 1, kind, x.dtype == torch.float32, *place, outputs, x_NI.shape[1], x_NI.data_ptr(),
+            len(x_NI), out_NO.data_ptr(),
+        )  # fmt: skip
+    return out_NO.view(*x.shape[:-1], outputs)
+
+
+def _run(kernel: Callable[..., None], phases: int, *arguments: Any) -> None:
+    """Call a kernel in as many threads as PyTorch has; it returns when the work is done, whoever did it."""
+    from xmodel.inference.cpu_products import STRIDE
+
+    counters = np.zeros(phases * STRIDE, np.int64)
+    for _ in range(torch.get_num_threads() - 1):
+        _pool(os.getpid()).submit(kernel, counters, *arguments)
+    kernel(counters, *arguments)
 
 
 @lru_cache(1)

@@ -48,9 +48,9 @@ def generate(
 
 def _generate(model: Any, row: Row, sampler: Sampler, stop_ids: frozenset[int]) -> Iterator[int]:
     batch: Batch[Row] = Batch(model, 1, len(row.prompt) + row.room)
-    logits_V = batch.prefill(row)
-    while logits_V is None:
-        logits_V = batch.prefill(row)
+    while not (done := batch.prefill([row])):
+        pass
+    ((_, logits_V),) = done
     for left in range(row.room, 0, -1):
         row.last = sampler.choose(logits_V.float().cpu()).token
         if row.last in stop_ids:

@@ -10,6 +10,7 @@ heads, S cached and new tokens of a row, T new tokens of each (one).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -92,11 +93,17 @@ class Rows:
         positions_R = torch.tensor(positions, device=self.keys_LKXC.device)
         self.cells_R = (self.starts_R + columns_R)[: self.count]
         self.layout = Layout(positions_R[:, None], seen_RS[:, None, None], columns_R[:, None], shared=shared)
-        self.runs = [
-            Run(first, last, places[first].start, places[first].capacity, seen_RS[first:last, None, None, :length])
-            for first, last in _runs(places)
-            for length in [rounded(max(place.length for place in places[first:last]) + 1)]
-        ]
+        self.places, self.seen_RS = places, seen_RS
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The rows by neighbours that are handled together; our kernels (inference.fast) do without."""
+        found = []
+        for first, last in _runs(self.places):
+            length = rounded(max(place.length for place in self.places[first:last]) + 1)
+            start, capacity, _ = self.places[first]
+            found.append(Run(first, last, start, capacity, self.seen_RS[first:last, None, None, :length]))
+        return found
 
     def store(self, layer: int, k_RKTC: Tensor, v_RKTC: Tensor) -> None:
         """Put the new keys and values of one layer where they belong."""

@@ -67,6 +67,11 @@ def rotate(x_BTHC: Tensor, rotary_2TC: Tensor) -> Tensor:
     return torch.cat((left * cos_T1C - right * sin_T1C, right * cos_T1C + left * sin_T1C), dim=-1).to(x_BTHC.dtype)
 
 
+def linear(x: Tensor, weight_OD: Any) -> Tensor:
+    """x · wᵀ in the dtype of x. Weights that `inference.fast` keeps as integers have a product of their own."""
+    return F.linear(x, weight_OD.to(x.dtype)) if isinstance(weight_OD, Tensor) else weight_OD.product(x)
+
+
 def project(x_BTD: Tensor, first_OD: Tensor, *others: Tensor, fp8: bool = False) -> Tensor:
     """x · wᵀ for every weight [O, D], side by side on the last axis, in the dtype of x.
 
@@ -74,11 +79,11 @@ def project(x_BTD: Tensor, first_OD: Tensor, *others: Tensor, fp8: bool = False)
     apart, as Llama has them. Without gradients they are used where they lie: for few tokens a copy would cost more.
     """
     if others and not torch.is_grad_enabled():
-        return torch.cat([F.linear(x_BTD, weight.to(x_BTD.dtype)) for weight in (first_OD, *others)], dim=-1)
+        return torch.cat([linear(x_BTD, weight) for weight in (first_OD, *others)], dim=-1)
     weight_OD = torch.cat((first_OD, *others)) if others else first_OD
     if fp8:
         return fp8_linear(x_BTD.flatten(0, 1), weight_OD).unflatten(0, x_BTD.shape[:2])
-    return F.linear(x_BTD, weight_OD.to(x_BTD.dtype))
+    return linear(x_BTD, weight_OD)
 
 
 class Attention(nn.Module):
@@ -297,7 +302,7 @@ class Transformer(nn.Module):
         """Logits of hidden states: [..., D] -> [..., V] in `compute_dtype`."""
         if self.decoder is not None and (logits := self.decoder.head(hidden)) is not None:
             return logits
-        return F.linear(hidden, self.head_weight.to(hidden.dtype))
+        return linear(hidden, self.head_weight)
 
     def forward(
         self,
