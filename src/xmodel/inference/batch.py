@@ -2,10 +2,11 @@
 
 In a decoding step every row takes one token, at its own position. What a text gets depends on nothing but itself. With
 the kernels of `fast.prepare` that is so by construction, so prompts go through the model together, in whatever parts.
-So they do as CUDA graphs (graphs.py), where rounding may differ with the company. Without either a prompt goes alone, in chunks that begin at multiples of `CHUNK`. What a step gives a row then does not
-depend on the other rows, to the bit, where two things hold, and steps keep to both: matrix products give a row the same
-bits for any number of rows from `LEAST` on, and attention for any number of masked keys that makes a multiple of
-`SPAN`. Both were found true for float32 on CPUs; docs/generate.md says more.
+So they do in CUDA graphs (graphs.py), where rounding may differ with the company. Elsewhere a prompt goes alone, in
+chunks that begin at multiples of `CHUNK`. What a step gives a row then does not depend on the other rows, to the bit,
+where two things hold, and steps keep to both: matrix products give a row the same bits for any number of rows from
+`LEAST` on, and attention for any number of masked keys that makes a multiple of `SPAN`. Both were found true for
+float32 on CPUs; docs/generate.md says more.
 
 Legend of the shape suffixes: R rows that are going on, B rows of a batch of prompts, T tokens, D hidden width,
 V vocabulary.
@@ -113,8 +114,8 @@ class Batch(Generic[AnyRow]):
         Returns:
             The rows whose prompt is done now, each with the logits [V] of what follows it.
         """
-        model, parts, ids, lasts = self.model, [], [], []
-        for row in rows if self.packs else rows[:1]:
+        model, packs, parts, ids, lasts = self.model, self.packs, [], [], []
+        for row in rows if packs else rows[:1]:
             if row.start < 0 and not self.take(row):
                 raise ValueError("no cells are free")
             parts.append((row, row.length, min(len(row.prompt), row.length + CHUNK - len(ids))))
@@ -123,7 +124,7 @@ class Batch(Generic[AnyRow]):
                 lasts.append(len(ids) - 1)
             if len(ids) == CHUNK:
                 break
-        if self.packs:
+        if packs:
             places = [
                 Place(row.start, row.capacity, column) for row, first, last in parts for column in range(first, last)
             ]
