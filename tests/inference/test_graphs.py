@@ -204,20 +204,33 @@ def test_a_text_that_is_not_a_number_spoils_no_other(anywhere: None) -> None:
         (100, 640, [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 100], [256, 512, 640]),
     ],
 )
-def test_sizes_of_steps(rows: int, capacity: int, sizes: list[int], lengths: list[int]) -> None:
+def test_sizes_of_steps(
+    monkeypatch: pytest.MonkeyPatch, rows: int, capacity: int, sizes: list[int], lengths: list[int]
+) -> None:
+    monkeypatch.setattr(graphs, "decode", lambda *_: None)
     model = a_model()
     cells = model.new_cells(2 * CONTEXT)
     found = Graphs(Weights(model), cells, rows, capacity, directly)
     assert (found.rows, found.lengths) == (sizes, lengths)
     wanted = []
-    found.record = lambda work: wanted.append((work.args[2].shape[1], work.args[3])) or directly(lambda: None)  # type: ignore[attr-defined]
-    for count in range(1, rows + 1):
-        assert found.step([0] * count, [0] * count, [0] * count) is not None
+
+    def record(work: Any) -> Callable[[], None]:
+        wanted.append((work.args[2].shape[1], work.args[3]))
+        return lambda: None
+
+    found.record = record
+    for _ in range(2):  # a size that comes once is not recorded
+        assert not wanted
+        for count in sizes:
+            assert found.step([0] * count, [0] * count, [0] * count) is not None
     assert [each for each, _ in wanted] == sizes
+    for count in range(1, rows + 1):
+        found.step([0] * count, [0] * count, [0] * count)
+    assert len(wanted) == len(sizes)
     assert found.step([0] * (rows + 1), [0] * (rows + 1), [0] * (rows + 1)) is None
     for length in range(capacity):  # one of them is the new token's
         found.step([0], [0], [length])
-    assert [longest for count, longest in dict.fromkeys(wanted) if count == 1] == lengths
+    assert [longest for count, longest in wanted if count == 1] == lengths
 
 
 def test_generating_and_serving_go_through_it(anywhere: None, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,13 +406,10 @@ def test_replays_read_and_write_where_the_recording_did(cuda: FakeCuda) -> None:
     found = run(ours, texts, 12)
     assert model.joined.fault is None
     assert (ours.graphs.inputs.data_ptr(), ours.graphs.logits_RV.data_ptr()) == place
-    # rows 3 of 4, then 2; a text of 250 tokens passes 256 on the way
-    assert sorted(ours.graphs.recorded) == [(2, 256), (2, 512), (4, 256)] or sorted(ours.graphs.recorded) == [
-        (2, 512),
-        (4, 256),
-        (4, 512),
-    ]
-    assert cuda.log == ["cleared", ("pool", "thread_local"), "cleared"] * len(ours.graphs.recorded)
+    # two steps of 3 rows, then 2 rows; the text of 250 tokens passes 256 on the way
+    assert list(ours.graphs.recorded) == [(4, 256), (2, 256), (2, 512)]
+    assert None not in ours.graphs.recorded.values()
+    assert cuda.log == ["cleared", ("pool", "thread_local"), "cleared"] * 3
     assert gc.isenabled()
     assert cuda.current is cuda.main
     for mine, theirs in zip(found, run(plain_batch(a_model(qk_norm=True), 4, 512), texts, 12), strict=True):
@@ -522,7 +532,7 @@ def test_flash_attention_asks_for_the_cells_that_each_row_sees(by_the_book: None
     torch.testing.assert_close(graphs.flash_attention(*plan)(q, k, v), graphs.gathered_attention(*plan)(q, k, v))
 
 
-@pytest.mark.parametrize("fails_at", [None, 0, 2])
+@pytest.mark.parametrize("fails_at", [None, 0, 1])
 def test_with_flash_attention_prompts_are_steps_too(
     by_the_book: None, monkeypatch: pytest.MonkeyPatch, fails_at: int | None
 ) -> None:
@@ -545,11 +555,12 @@ def test_with_flash_attention_prompts_are_steps_too(
     for mine, theirs in zip(run(ours, texts, 5), run(plain_batch(model, 4, 512), texts, 5), strict=True):
         torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=2e-4)
     sizes = [work.args[2].shape[1] for work in works]
-    if fails_at is None:
-        assert sizes == [256, 48, 4]  # 554 tokens: twice 256, and what is left; then the steps of 4 and of 3 rows
+    if fails_at is None:  # 554 tokens: twice 256, and what is left; then the steps of 4 and of 3 rows
+        assert list(ours.graphs.recorded) == [(256, 512), (48, 512), (4, 512)]
+        assert sizes == [256, 4]
         assert ours.packs
     else:
-        assert sizes == [256, 48, 4][: fails_at + 1]
+        assert sizes == [256, 4][: fails_at + 1]
         assert weights.fault == "no more graphs"
         assert not ours.packs
 
@@ -564,7 +575,7 @@ def test_graphs_on_a_gpu(dtype: torch.dtype) -> None:
     assert ours.graphs is not None
     found = run(ours, texts, 12)
     assert models[0].joined.fault is None
-    assert len(ours.graphs.recorded) >= 2
+    assert len([each for each in ours.graphs.recorded.values() if each]) >= 2
     assert (models[0].joined.attention is graphs.flash_attention) == (dtype == torch.bfloat16)
     tolerance = 0.15 if dtype == torch.bfloat16 else 1e-3
     for mine, theirs in zip(found, run(plain_batch(models[1], 4, 512), texts, 12), strict=True):

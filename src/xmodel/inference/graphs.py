@@ -218,7 +218,8 @@ class Graphs:
     """The steps of the rows of some cells. For one thread at a time.
 
     Attributes:
-        rows, lengths: for which a graph is recorded when a step first needs it.
+        rows, lengths: sizes of steps.
+        recorded: by size what replays it; None: one step had that size.
     """
 
     def __init__(
@@ -242,7 +243,7 @@ class Graphs:
         self.inputs = torch.zeros(5 * rows, dtype=torch.int64, device=device)
         self.logits_RV = torch.empty(rows, len(weights.head_VD), dtype=weights.dtype, device=device)
         self.record = record or Recorder(device)
-        self.recorded: dict[tuple[int, int], Work] = {}
+        self.recorded: dict[tuple[int, int], Work | None] = {}
 
     def step(self, tokens: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> Tensor | None:
         """Run one token of every row; the logits [R, V] of what follows.
@@ -266,18 +267,29 @@ class Graphs:
         try:
             # Memory from the pinning allocator is not used again before the copy is done.
             pinned = numbers.pin_memory() if self.inputs.is_cuda else numbers
-            self.inputs[: 5 * rows].view(5, rows).copy_(pinned, non_blocking=True)
-            if (rows, longest) not in self.recorded:
-                inputs_NR, logits_RV = self.inputs[: 5 * rows].view(5, rows), self.logits_RV[:rows]
-                work = partial(decode, self.weights, self.cells, inputs_NR, longest, logits_RV)
-                self.recorded[rows, longest] = self.record(work)
-            self.recorded[rows, longest]()
+            self._inputs(rows).copy_(pinned, non_blocking=True)
+            self._work(rows, longest)()
         except Exception as error:
             self.weights.fault = _line(error)
             log(f"decoding: without CUDA graphs from now on ({self.weights.fault})")
             self.recorded.clear()
             return None
         return self.logits_RV[:count].clone()  # the next step writes there
+
+    def _inputs(self, rows: int) -> Tensor:
+        return self.inputs[: 5 * rows].view(5, rows)
+
+    def _work(self, rows: int, longest: int) -> Work:
+        """What does a step. The first time as it is: a graph pays when a size comes back."""
+        size = rows, longest
+        if (replay := self.recorded.get(size)) is not None:
+            return replay
+        work = partial(decode, self.weights, self.cells, self._inputs(rows), longest, self.logits_RV[:rows])
+        if size not in self.recorded:
+            self.recorded[size] = None
+            return work
+        replay = self.recorded[size] = self.record(work)
+        return replay
 
 
 class Recorder:
