@@ -9,10 +9,10 @@ All weights are the same tensors (ours and transformers' share their memory). In
 prompts of `--prompt` tokens, then `--new` greedy tokens in every row, timed token by token; a ratio is the median over
 rounds of the ratio within the round, so that what else the machine does weighs on all alike. transformers runs with a
 dynamic cache, with a static cache, and with a static cache and a compiled forward pass (its warm-up is not counted);
-its best counts. Several requests: ours join one batch, as in the engine and the server (chunks of prompts together, then
-steps of all rows together); transformers once with all of them as one padded batch (here: of equal lengths, so nothing is
-padded, its best case) and once one after the other, which is its rate for one. Beside it what memory allows: the bytes
-of the weights over the rate at which the same threads read memory.
+its best counts. Several requests: ours join one batch, as in the engine and the server (chunks of prompts together,
+then steps of all rows together); transformers once with all of them as one padded batch (here: of equal lengths, so
+nothing is padded, its best case) and once one after the other, which is its rate for one. Beside it what memory allows:
+the bytes of the weights over the rate at which the same threads read memory.
 """
 
 from __future__ import annotations

@@ -29,11 +29,18 @@ def subject(tokenizer) -> Subject:
     return Subject(model, tokenizer, True, "tiny", None, {})
 
 
+@pytest.fixture(scope="module")
+def prepared(tokenizer) -> Subject:
+    """With our kernels, which take several prompts at once."""
+    model = prepare(make_model(tokenizer.vocab_size, context=CONTEXT))
+    return Subject(model, tokenizer, True, "tiny", None, {})
+
+
 def answer(engine: Engine, prompt: list[int], asked: Sampling) -> tuple[str, list[int], str | None]:
-    return together(list(engine.stream(prompt, asked)))
+    return collect(list(engine.stream(prompt, asked)))
 
 
-def together(deltas: list[Delta]) -> tuple[str, list[int], str | None]:
+def collect(deltas: list[Delta]) -> tuple[str, list[int], str | None]:
     assert [delta.finish for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
     ids = [token.id for delta in deltas for token in delta.tokens]
     return "".join(delta.text for delta in deltas), ids, deltas[-1].finish
@@ -54,8 +61,10 @@ REQUESTS = st.lists(
 
 
 @settings(max_examples=12, deadline=None)
-@given(requests=REQUESTS, rows=st.integers(1, 6))
-def test_every_request_gets_what_it_gets_alone(subject: Subject, requests, rows: int) -> None:
+@given(requests=REQUESTS, rows=st.integers(1, 6), ours=st.booleans())
+def test_every_request_gets_what_it_gets_alone(subject: Subject, prepared: Subject, requests, rows: int, ours) -> None:
+    subject = prepared if ours else subject
+
     def asked(number: int) -> tuple[list[int], Sampling]:
         length, new, temperature, seed, _, _ = requests[number]
         prompt = [(number * 7 + place * place) % 400 + 5 for place in range(length)]
@@ -87,7 +96,7 @@ def test_every_request_gets_what_it_gets_alone(subject: Subject, requests, rows:
         assert not engine._batch.held
     with Engine(subject, rows=1) as engine:
         for number in range(len(requests)):
-            text, ids, finish = together(parts[number])
+            text, ids, finish = collect(parts[number])
             alone_text, alone_ids, alone_finish = answer(engine, *asked(number))
             if finish == "cancelled":
                 assert alone_ids[: len(ids)] == ids
@@ -185,6 +194,38 @@ def test_a_fault_fails_what_it_touches_and_nothing_else(subject: Subject, monkey
         assert answer(engine, [5, 6], Sampling(8)) == whole
         assert engine.stats().finished["error"] == 3
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_prompt_that_fails_among_others_fails_alone(prepared: Subject, monkeypatch, capsys) -> None:
+    prompts, hidden = [[5, 6], [7] * 300, [9, 8, 7]], Transformer.hidden
+    together: list[int] = []
+
+    def breaks_at_seven(self, tokens_BT, *rest):
+        together.append(len(tokens_BT))
+        if bool((tokens_BT == 7).sum() > 2):
+            raise RuntimeError("sevens")
+        return hidden(self, tokens_BT, *rest)
+
+    with Engine(prepared, rows=4) as engine:
+        whole = [answer(engine, prompt, Sampling(6, logprobs=0)) for prompt in prompts]
+        monkeypatch.setattr(Transformer, "hidden", breaks_at_seven)
+        parts: list[list[Delta]] = [[] for _ in prompts]
+        ended = [threading.Event() for _ in prompts]
+
+        def receive(number: int, delta: Delta) -> None:
+            parts[number].append(delta)
+            if delta.finish:
+                ended[number].set()
+
+        with engine._changed:  # so that all of them are there in one turn
+            for number, prompt in enumerate(prompts):
+                engine.submit(prompt, Sampling(6, logprobs=0), lambda delta, n=number: receive(n, delta))
+        assert all(event.wait(30) for event in ended)
+        assert parts[1][-1].finish == "error"
+        assert [collect(parts[0]), collect(parts[2])] == [whole[0], whole[2]]
+        assert together[0] == 256  # the first two prompts went together
+        assert engine.stats().finished["error"] == 1
+    assert "sevens" in capsys.readouterr().err
 
 
 def test_queue_order_close_and_mistakes(subject: Subject) -> None:

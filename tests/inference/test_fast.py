@@ -15,7 +15,7 @@ from xmodel.errors import UserError
 from xmodel.inference import cpu_products, fast
 from xmodel.inference.batch import Batch, Row
 from xmodel.inference.fast import HugePages, Int8Weight, prepare
-from xmodel.model.cache import Layout, Shared
+from xmodel.model.cache import Layout, Shared, Span
 from xmodel.model.transformer import Transformer
 from xmodel.recipe.settings import Model
 
@@ -31,7 +31,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def make(dtype: torch.dtype = torch.float32, **shape) -> Transformer:
     """A random model whose parameters are numbers of bfloat16, so that models of both dtypes are the same model."""
     sizes: dict[str, Any] = {"layers": 2, "heads": 4, "kv_heads": 2, "hidden": 32, "ffn": 48, "vocab_size": 101} | shape
-    model = Transformer(Model(**sizes, context_length=192, position_table=192, init_std=0.15))
+    model = Transformer(Model(**({"context_length": 192, "position_table": 192, "init_std": 0.15} | sizes)))
     model.init_weights(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -132,6 +132,81 @@ def test_a_row_has_the_same_bits_in_any_company(dtype, weights, monkeypatch) -> 
             )
     finally:
         torch.set_num_threads(before)
+
+
+MODELS = {
+    (dtype, weights): prepare(make(DTYPES[dtype], context_length=640, position_table=640), weights)
+    for dtype in DTYPES
+    for weights in ("auto", "int8")
+}
+
+
+@pytest.mark.parametrize(("dtype", "weights"), MODELS)
+@settings(max_examples=12, deadline=None)
+@given(
+    lengths=st.lists(st.sampled_from([1, 2, 3, 7, 40, 64, 255, 256, 257, 600]), min_size=1, max_size=8),
+    late=st.integers(0, 4),
+)
+def test_a_prompt_has_the_same_bits_in_any_company(dtype, weights, lengths: list[int], late: int) -> None:
+    """Prompts of all lengths, of which some come while others are half done or already answered."""
+    model = MODELS[dtype, weights]
+
+    def logits(chosen: list[int], late: int) -> dict[int, list[Tensor]]:
+        batch: Batch[Row] = Batch(model, len(lengths), 640)
+        rows = {n: Row([(n * 31 + place * place) % 101 for place in range(lengths[n])], 8) for n in chosen}
+        numbers, found = {id(row): n for n, row in rows.items()}, {n: [] for n in chosen}
+        turn = 0
+        while not all(len(each) >= 3 for each in found.values()):
+            here = list(rows.values())[: len(chosen) - late + turn]
+            if prompts := [row for row in here if row.length < len(row.prompt)]:
+                for row, logits_V in batch.prefill(prompts):
+                    found[numbers[id(row)]].append(logits_V)
+                    row.last = int(logits_V.argmax())
+            if going := [row for row in batch.going if row.last >= 0]:
+                for row, logits_V in zip(going, batch.step(), strict=True):
+                    found[numbers[id(row)]].append(logits_V)
+                    row.last = int(logits_V.argmax())
+                    if len(found[numbers[id(row)]]) == 4:
+                        batch.remove(row)
+            turn += 1
+        return found
+
+    together = logits(list(range(len(lengths))), min(late, len(lengths) - 1))
+    for n in {0, len(lengths) // 2, len(lengths) - 1}:
+        alone = logits([n], 0)[n]
+        assert all(torch.equal(a, b) for a, b in zip(alone[:3], together[n][:3], strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_text_has_the_same_bits_in_whatever_parts_and_layout(dtype) -> None:
+    model = prepare(make(DTYPES[dtype]))
+    tokens = torch.arange(90)[None] % 101
+    whole = model.hidden(tokens, model.new_cache(1, 90))
+    cache = model.new_cache(1, 90)
+    parts = [model.hidden(part, cache) for part in tokens.split([1, 30, 2, 57], dim=1)]
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+    packed, cache = torch.cat([tokens[:, :40], tokens[:, :90]], dim=1), model.new_cache(1, 130)
+    positions = torch.cat([torch.arange(40), torch.arange(90)])[None]
+    found = model.hidden(packed, cache, Layout(positions, spans=[Span(0, 40), Span(40, 130)]))
+    assert torch.equal(found[:, 40:], whole)
+    assert torch.equal(found[:, :40], whole[:, :40])
+    plain = make(DTYPES[dtype])
+    assert float((plain.hidden(tokens) - whole).norm() / whole.norm()) < (1e-5 if dtype == "fp32" else 0.03)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_int8_prompts_are_those_of_the_rounded_weights(dtype) -> None:
+    """The same weights as numbers, through PyTorch; with a cache and without one."""
+    model, plain = prepare(make(DTYPES[dtype]), "int8"), make()
+    for (_, module), (_, other) in zip(plain.named_modules(), model.named_modules(), strict=True):
+        if isinstance(weight := getattr(other, "weight", None), Int8Weight):
+            module.weight.copy_(weight.integers_OI * weight.scales_O[:, None])
+    tokens = torch.arange(120).view(2, 60) % 101
+    exact = plain(tokens)
+    for found in (model(tokens), model(tokens, model.new_cache(2, 60))):
+        assert float((found - exact).norm() / exact.norm()) < (1e-5 if dtype == "fp32" else 0.03)
 
 
 class Nobody:
