@@ -2,10 +2,11 @@
 
 In a decoding step every row takes one token, at its own position. What a text gets depends on nothing but itself. With
 the kernels of `fast.prepare` that is so by construction, so prompts go through the model together, in whatever parts.
-Without them a prompt goes alone, in chunks that begin at multiples of `CHUNK`. What a step gives a row then does not
-depend on the other rows, to the bit, where two things hold, and steps keep to both: matrix products give a row the same
-bits for any number of rows from `LEAST` on, and attention for any number of masked keys that makes a multiple of
-`SPAN`. Both were found true for float32 on CPUs; docs/generate.md says more.
+So they do in CUDA graphs (graphs.py), where rounding may differ with the company. Elsewhere a prompt goes alone, in
+chunks that begin at multiples of `CHUNK`. What a step gives a row then does not depend on the other rows, to the bit,
+where two things hold, and steps keep to both: matrix products give a row the same bits for any number of rows from
+`LEAST` on, and attention for any number of masked keys that makes a multiple of `SPAN`. Both were found true for
+float32 on CPUs; docs/generate.md says more.
 
 Legend of the shape suffixes: R rows that are going on, B rows of a batch of prompts, T tokens, D hidden width,
 V vocabulary.
@@ -20,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from xmodel.inference.graphs import Graphs, weights_of
 from xmodel.model.cache import Shared
 from xmodel.model.cells import SPAN, Place, rounded
 
@@ -74,10 +76,18 @@ class Batch(Generic[AnyRow]):
         self.model, self.sized = model, cells is not None
         self.capacity = rounded(capacity)
         self.total = rows * self.capacity if cells is None else max(rounded(cells), self.capacity)
-        self.cells = model.new_cells(self.total)
-        self.packs = getattr(model, "decoder", None) is not None  # a row's bits are the same in any company, alone too
-        self.least = 1 if self.packs else LEAST
+        weights = weights_of(model)
+        self.cells = model.new_cells(self.total + (SPAN if weights else 0))  # the last one is for spare rows of graphs
+        most = max(rows, CHUNK) if weights and weights.packs else rows
+        self.graphs = Graphs(weights, self.cells, most, self.capacity) if weights else None
+        self.ours = getattr(model, "decoder", None) is not None  # a row's bits are the same in any company, alone too
+        self.least = 1 if self.ours else LEAST
         self.held: list[AnyRow] = []
+
+    @property
+    def packs(self) -> bool:
+        """Whether tokens of several prompts go through the model together, each as a row of a step."""
+        return self.ours or (self.graphs is not None and self.graphs.weights.packs)
 
     @property
     def going(self) -> list[AnyRow]:
@@ -99,13 +109,13 @@ class Batch(Generic[AnyRow]):
     def prefill(self, rows: Sequence[AnyRow]) -> list[tuple[AnyRow, Tensor]]:
         """Run the next tokens of some prompts, at most `CHUNK` together, the first prompts first.
 
-        Without our kernels only the first prompt has a turn.
+        Without our kernels, and without graphs, only the first prompt has a turn.
 
         Returns:
             The rows whose prompt is done now, each with the logits [V] of what follows it.
         """
-        model, parts, ids, lasts = self.model, [], [], []
-        for row in rows if self.packs else rows[:1]:
+        model, packs, parts, ids, lasts = self.model, self.packs, [], [], []
+        for row in rows if packs else rows[:1]:
             if row.start < 0 and not self.take(row):
                 raise ValueError("no cells are free")
             parts.append((row, row.length, min(len(row.prompt), row.length + CHUNK - len(ids))))
@@ -114,15 +124,20 @@ class Batch(Generic[AnyRow]):
                 lasts.append(len(ids) - 1)
             if len(ids) == CHUNK:
                 break
-        if self.packs:
+        if packs:
             places = [
                 Place(row.start, row.capacity, column) for row, first, last in parts for column in range(first, last)
             ]
-            cache, layout = self.cells.step(ids, [place.length for place in places], places)
-            hidden_TD = model.hidden(torch.tensor(ids)[:, None], cache, layout)[:, 0]
+            logits_TV = self._replay(ids, places)
+            if logits_TV is None:
+                cache, layout = self.cells.step(ids, [place.length for place in places], places)
+                hidden_TD = model.hidden(torch.tensor(ids, device=model.device)[:, None], cache, layout)[:, 0]
+                logits = model.head(hidden_TD[lasts]) if lasts else ()
+            else:
+                logits = logits_TV[lasts]
         else:
             hidden_TD = model.hidden(torch.tensor([ids], device=model.device), self.cells.text(rows[0].place))[0]
-        logits = model.head(hidden_TD[lasts]) if lasts else ()
+            logits = model.head(hidden_TD[lasts]) if lasts else ()
         for row, _, last in parts:
             row.length = last
         return list(zip([row for row, _, last in parts if last == len(row.prompt)], logits, strict=True))
@@ -137,14 +152,28 @@ class Batch(Generic[AnyRow]):
     def step(self) -> Tensor:
         """Run the newest token of every row that is going; the logits [R, V] of what follows them."""
         going = self.going
+        shared = any(row.stem is not None for row in going)
+        logits_RV = None if shared else self._replay([row.last for row in going], [row.place for row in going])
+        if logits_RV is None:
+            logits_RV = self._run(going)
+        for row in going:
+            row.length += 1
+        return logits_RV
+
+    def _replay(self, tokens: Sequence[int], places: Sequence[Place]) -> Tensor | None:
+        """The logits behind a token of each row, from a CUDA graph; None where there is none."""
+        if self.graphs is None:
+            return None
+        return self.graphs.step(tokens, [place.start for place in places], [place.length for place in places])
+
+    def _run(self, going: Sequence[AnyRow]) -> Tensor:
+        """A step, kernel by kernel."""
         spare = max(0, self.least - len(going))  # rows that nobody has: their results are not looked at
         tokens = [row.last for row in going] + [0] * spare
         positions = [row.length for row in going] + [0] * spare
         rows, layout = self.cells.step(tokens, positions, [row.place for row in going], self._shared(going))
         tokens_RT = torch.tensor(tokens, device=self.model.device)[:, None]
         hidden_RTD = self.model.hidden(tokens_RT, rows, layout)
-        for row in going:
-            row.length += 1
         return self.model.head(hidden_RTD[:, -1])[: len(going)]
 
     def _shared(self, going: Sequence[AnyRow]) -> list[Shared]:

@@ -210,6 +210,7 @@ class Transformer(nn.Module):
         self.z_loss = 0.0
         self.attention, self.fp8, self.checkpointing = "auto", False, "none"
         self.decoder: Any = None  # set by inference.fast.prepare
+        self.joined: Any = None  # set by inference.graphs
         self.compiled_block: Callable[..., Tensor] | None = None  # set by compile_model
         self.model = Decoder(config)
         if not config.tied_embeddings:
