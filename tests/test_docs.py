@@ -37,7 +37,7 @@ def joined(block: str) -> list[str]:
 def mistake(words: list[str]) -> str | None:
     """What the command line would not know of these words; values are not looked at."""
     command: click.Command = cli
-    context = click.Context(cli, info_name="xmodel")
+    context = click.Context(cli, info_name="xmodel", **cli.context_settings)  # commands keep the help option made here
     while isinstance(command, click.Group):
         word = words[0] if words else ""
         if word.startswith("-") or not word:
