@@ -6,6 +6,7 @@ threads by then and must not fork.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -115,14 +116,20 @@ def rank_main(run: dict[str, Any], tokens: Path, folder: Path, rank: int, port: 
     os._exit(code)
 
 
+def free_port() -> int:
+    """A port for ranks to meet at: below those that Linux gives to whoever asks for any one, meanwhile."""
+    while True:
+        port = Random().randrange(20_000, 32_000)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+
+
 def start(run: dict[str, Any], tokens: Path) -> list[int]:
     """Fork the ranks of a run; their process ids."""
     folder = Path(run["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
+    port, children = free_port(), []
     for rank in range(run["world"]):
         child = os.fork()
         if child == 0:

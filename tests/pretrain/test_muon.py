@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranks import free_port
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -204,10 +204,7 @@ SIZES = [(30, 30), (6, 30), (47, 30), (2, 9)]  # shapes that 3 ranks do not divi
 
 def test_ranks_share_the_work_and_agree(tmp_path: Path) -> None:
     """Two matrices and three ranks: weights as DDP has them (all on every rank) and as FSDP2 has them (rows)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_rank, (3, port, str(tmp_path)), nprocs=3)
+    mp.spawn(_rank, (3, free_port(), str(tmp_path)), nprocs=3)
     states = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
     for name in states[0]:
         assert all(torch.equal(state[name], states[0][name]) for state in states), name

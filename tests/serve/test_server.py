@@ -496,7 +496,7 @@ def test_a_client_that_does_not_read_delays_nobody(live: Live, prompt: str) -> N
         assert eventually(lambda: live.engine.stats().running == ROWS)
         assert live.ask(prompt=prompt, max_tokens=2).status_code == 200
         assert live.idle()  # its rows are free, though it has read nothing
-        assert eventually(lambda: live.service.open_requests == 1)
+        assert eventually(lambda: live.service.open_requests <= 1)  # 0 where one write took all that was left
         received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     assert received.count(b'"finish_reason":"length"') == ROWS
     assert b"data: [DONE]" in received
