@@ -12,7 +12,8 @@ dynamic cache, with a static cache, and with a static cache and a compiled forwa
 its best counts. Several requests: ours join one batch, as in the engine and the server (chunks of prompts together,
 then steps of all rows together); transformers once with all of them as one padded batch (here: of equal lengths, so
 nothing is padded, its best case) and once one after the other, which is its rate for one. Beside it what memory allows:
-the bytes of the weights over the rate at which the same threads read memory.
+the bytes of the weights over the rate at which the same threads read memory, taken anew in every round, since on a
+shared machine it is another every minute.
 """
 
 from __future__ import annotations
@@ -199,20 +200,25 @@ def write_gguf(path: Path, config: Model, weights: dict[str, torch.Tensor], kind
     writer.close()
 
 
-def memory_rate(device: str) -> float:
-    """Bytes a second that all threads read, the best of a few times."""
-    numbers = torch.ones(1 << (26 if device == "cpu" else 29), dtype=torch.int64, device=device)
+def memory_rate(numbers: torch.Tensor) -> float:
+    """Bytes a second that all threads read, the median of a few times."""
     seconds = []
-    for _ in range(8):
+    for _ in range(5):
         began = time.perf_counter()
         float(numbers.sum())
         seconds.append(time.perf_counter() - began)
-    return numbers.nbytes / min(seconds)
+    return numbers.nbytes / statistics.median(seconds)
 
 
-def measure(cells: dict[str, tuple[Cell, list[int]]], rounds: int) -> dict[str, dict[int, list[list[float]]]]:
-    """cell -> rows -> of each round the stamps. Before the first round each cell runs once, uncounted."""
+def measure(
+    cells: dict[str, tuple[Cell, list[int]]], rounds: int, device: str
+) -> tuple[dict[str, dict[int, list[list[float]]]], list[float]]:
+    """cell -> rows -> of each round the stamps; and of each round the rate of memory.
+
+    Before the first round each cell runs once, uncounted.
+    """
     found: dict[str, dict[int, list[list[float]]]] = {}
+    numbers, memory = torch.ones(1 << (27 if device == "cpu" else 29), dtype=torch.int64, device=device), []
     for number in range(rounds + 1):
         for name, (cell, rows) in cells.items():
             for count in rows:
@@ -221,7 +227,9 @@ def measure(cells: dict[str, tuple[Cell, list[int]]], rounds: int) -> dict[str, 
                 print(f"round {number}, {name}, {count} rows: {time.perf_counter() - began:.1f} s", file=sys.stderr)
                 if number:
                     found.setdefault(name, {}).setdefault(count, []).append(stamps)
-    return found
+        if number:
+            memory.append(memory_rate(numbers))
+    return found, memory
 
 
 def summary(stamps: list[list[float]], rows: int, prompt: int) -> dict[str, Any]:
@@ -277,10 +285,10 @@ def main() -> None:
             write_gguf(path, config, weights, kind)
             llamas.append(Llama(options.llama, path, torch.get_num_threads(), prompt, new, max(many)))
             cells[f"llama.cpp, {kind}"], versions["llama-cpp-python"] = (llamas[-1], many), llamas[-1].version
-        found = measure(cells, options.rounds)
+        found, memory = measure(cells, options.rounds, device)
         for llama in llamas:
             llama.process.terminate()
-    rate = memory_rate(device)
+    rate = statistics.median(memory)
     rows_of_table, cells_out = [], []
     for count in many:
         each = {name: summary(of[count], count, len(prompt)) for name, of in found.items() if count in of}
@@ -298,7 +306,7 @@ def main() -> None:
             prefill = over([each[rival]["prefill"] for rival in mine], "prefill")
             tokens = {key: statistics.median(rates[key]) for key in ("prefill", "decode")}
             half = 1 if "int8" not in name and "q8_0" not in name else torch.finfo(dtype).bits / 8
-            share = tokens["decode"] / count * size / half / rate
+            share = statistics.median(a / count * size / half / b for a, b in zip(rates["decode"], memory, strict=True))
             cells_out.append(
                 {"cell": name, "rows": count, "rates": rates, "decode_over_transformers": decode,
                  "decode_over_transformers_one_by_one": serial, "prefill_over_transformers": prefill,
@@ -316,7 +324,7 @@ def main() -> None:
     about = {
         "shape": options.shape, "dtype": options.dtype, "device": where, "threads": torch.get_num_threads(),
         "prompt": len(prompt), "new": new, "rounds": options.rounds, "load_average": load,
-        "memory_bytes_per_second": rate, "weight_bytes": size, "parameters": sum(w.numel() for w in weights.values()),
+        "memory_bytes_per_second": memory, "weight_bytes": size, "parameters": sum(w.numel() for w in weights.values()),
     }  # fmt: skip
     name = "" if options.dtype == "bf16" and options.shape == "reference" else f"-{options.dtype}-{options.shape}"
     out = options.out or Path(__file__).parent / "results" / f"decode-{device}{name}.json"

@@ -200,11 +200,11 @@ def test_a_prompt_that_fails_among_others_fails_alone(prepared: Subject, monkeyp
     prompts, hidden = [[5, 6], [7] * 300, [9, 8, 7]], Transformer.hidden
     together: list[int] = []
 
-    def breaks_at_seven(self, tokens_BT, *rest):
+    def breaks_at_seven(self, tokens_BT, *rest, **more):
         together.append(len(tokens_BT))
         if bool((tokens_BT == 7).sum() > 2):
             raise RuntimeError("sevens")
-        return hidden(self, tokens_BT, *rest)
+        return hidden(self, tokens_BT, *rest, **more)
 
     with Engine(prepared, rows=4) as engine:
         whole = [answer(engine, prompt, Sampling(6, logprobs=0)) for prompt in prompts]

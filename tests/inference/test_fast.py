@@ -191,6 +191,21 @@ def test_a_text_has_the_same_bits_in_whatever_parts(dtype) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("wanted", [[], [0], [1, 2, 7], [3, 40, 79, 89], list(range(90))], ids=len)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wanted_states_are_those_of_all_and_the_cache_is_whole(dtype, shape, wanted) -> None:
+    tokens_BT, wanted_W = (torch.arange(90) * 7 % 101).view(2, 45), torch.tensor(wanted, dtype=torch.int64)
+    for model in (make(DTYPES[dtype], **SHAPES[shape]), prepare(make(DTYPES[dtype], **SHAPES[shape]))):
+        whole, cache = (model.new_cache(2, 46) for _ in range(2))
+        states_BTD = model.hidden(tokens_BT, whole)
+        states_WD = model.hidden(tokens_BT, cache, wanted_W=wanted_W)
+        assert torch.equal(states_WD, states_BTD.flatten(0, 1)[wanted_W])
+        next_B1 = torch.tensor([[5], [6]])
+        assert torch.equal(model.hidden(next_B1, cache), model.hidden(next_B1, whole))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_int8_prompts_are_those_of_the_rounded_weights(dtype) -> None:
     """The same weights as numbers, through PyTorch; with a cache and without one."""

@@ -131,8 +131,9 @@ class Batch(Generic[AnyRow]):
             logits_TV = self._replay(ids, places)
             if logits_TV is None:
                 cache, layout = self.cells.step(ids, [place.length for place in places], places)
-                hidden_TD = model.hidden(torch.tensor(ids, device=model.device)[:, None], cache, layout)[:, 0]
-                logits = model.head(hidden_TD[lasts]) if lasts else ()
+                tokens_T1, wanted = (torch.tensor(numbers, device=model.device) for numbers in (ids, lasts))
+                hidden_WD = model.hidden(tokens_T1[:, None], cache, layout, wanted_W=wanted.long())
+                logits = model.head(hidden_WD)
             else:
                 logits = logits_TV[lasts]
         else:

@@ -192,6 +192,37 @@ def make_tile(weight: str, vector: str, rows: int) -> Callable[..., Any]:
     return _function(f"tile_{weight}_{vector}_{rows}", 6, body)
 
 
+def make_put(scaled: bool, add: bool) -> Callable[..., Any]:
+    """put(result, scales, out, stride): a full tile's sums to where they belong, or added to what is there.
+
+    A tile of a short product takes less time than a loop over its 24 numbers, so this is one: pairs and single ones.
+
+    Arguments of the function that is made are int64:
+        result: address of float32 [ROWS, OUTPUTS].
+        scales: address of float32 [OUTPUTS], the factors of each output, if `scaled`.
+        out: address of the first number of float32 rows that are `stride` bytes apart.
+    """
+
+    def body(builder: Builder) -> None:
+        result, scales, out, stride = builder.function.args
+        parts = [(o, ir.VectorType(F32, min(2, OUTPUTS - o))) for o in range(0, OUTPUTS, 2)]
+
+        def place(address: Value, o: int, kind: ir.VectorType) -> Value:
+            return builder.inttoptr(builder.add(address, _number(SIZES["float32"] * o)), kind.as_pointer())
+
+        factors = [builder.load(place(scales, o, kind), align=4) if scaled else None for o, kind in parts]
+        for r in range(ROWS):
+            row = builder.add(out, builder.mul(stride, _number(r)))
+            for (o, kind), factor in zip(parts, factors, strict=True):
+                value = builder.load(place(result, r * OUTPUTS + o, kind), align=4)
+                if factor is not None:
+                    value = builder.fmul(value, factor)
+                target = place(row, o, kind)
+                builder.store(builder.fadd(builder.load(target, align=4), value) if add else value, target, align=4)
+
+    return _function(f"put_{scaled}_{add}", 4, body)
+
+
 def make_mix(kind: str, rows: int) -> Callable[..., Any]:
     """mix(values, length, width, weights, stride, result): result[r, :16] = Σ weights[r, s] · values[s, :16].
 

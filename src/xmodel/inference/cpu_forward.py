@@ -313,15 +313,28 @@ def _swiglu_phase(counters, phase, kind, wide, weights_7, scales_7, ffn, x, rows
 
 
 @numba.njit(**KERNEL)
+def _choose_phase(counters, phase, wide, wanted_W, x_ND, width, queries):
+    """The rows that are wanted become the first ones, of the residual stream and of the queries."""
+    if take(counters, phase, 0) == 0:  # one thread, in rising order: no row is written before it has been read
+        size = width if wide else width // 2
+        queries_NI = floats_at(queries, len(x_ND) * size).reshape(len(x_ND), size)
+        for to in range(len(wanted_W)):
+            x_ND[to] = x_ND[wanted_W[to]]
+            queries_NI[to] = queries_NI[wanted_W[to]]
+        take(counters, phase, 1)
+    wait(counters, phase, 1)
+
+
+@numba.njit(**KERNEL)
 def forward(
     counters, kind, wide, heads, kv_heads, ffn, eps, weights_L7, scales_L7, norms_L2D, qk_norms_LXC, final_D,
-    rotary_2PC, positions_N, columns_N, ends_N, seen_NS, stems_N5, keys, values, starts_N, strides_2, x_ND, qkv_NO,
-    normed, gated, out,
+    rotary_2PC, positions_N, columns_N, ends_N, seen_NS, stems_N5, keys, values, starts_N, strides_2, wanted_W, x_ND,
+    qkv_NO, normed, gated, out,
 ):  # fmt: skip
     """All layers. Every thread calls it with the same arguments; each returns when all is done.
 
     Args:
-        counters: int64 zeros, STRIDE for each of L · PHASES + 1 phases: how many chunks are taken and done.
+        counters: int64 zeros, STRIDE for each of L · PHASES + 2 phases: how many chunks are taken and done.
         kind: of the weights; wide: whether activations and cache are float32, not bfloat16.
         weights_L7, scales_L7: addresses of weights and (int8 only) of the scales of their outputs.
         qk_norms_LXC: X is 2 (query, key), or 0 without.
@@ -331,9 +344,10 @@ def forward(
         stems_N5: what a row sees before its own text, in another cache: addresses of keys and values, bytes to the next
             layer and to the next head, and how many; [1, 5] of zeros: nothing.
         keys, values: addresses of the cache; starts_N: bytes to each row's text; strides_2: to the next layer and head.
+        wanted_W: the rows whose final states are asked for, rising; the last layer goes on with these alone.
         x_ND: float32, the embedded tokens; it becomes the residual stream.
         qkv_NO: float32, room to work; normed, gated: addresses of room in the model's dtype, [N, D] and [N, F].
-        out: address of the final states, [N, D] in the model's dtype.
+        out: address of the final states, [W, D] in the model's dtype.
     """
     rows, hidden = x_ND.shape
     size, groups = hidden // heads, heads // kv_heads
@@ -342,6 +356,7 @@ def forward(
     scores_GS = np.empty((groups, stems_N5[:, 4].max() + ends_N.max()), np.float32)
     block = min(rows, rows_of_block(wide, hidden)), min(ffn, outputs_of_chunk(kind, hidden))
     gate_NO, up_NO = np.empty(block, np.float32), np.empty(block, np.float32)
+    last = len(weights_L7) - 1
     for layer in range(len(weights_L7)):
         weights_7, scales_7, phase = weights_L7[layer], scales_L7[layer], layer * PHASES
         layer_keys, layer_values = keys + layer * strides_2[0], values + layer * strides_2[0]
@@ -353,6 +368,11 @@ def forward(
             counters, phase + 2, wide, qkv_NO, heads, kv_heads, qk_norms_LXC[layer], eps, rotary_2PC, positions_N,
             layer_keys, layer_values, starts_N, strides_2[1], columns_N, head_C, normed,
         )  # fmt: skip
+        if layer == last and len(wanted_W) < rows:
+            _choose_phase(counters, len(weights_L7) * PHASES + 1, wide, wanted_W, x_ND, hidden, normed)
+            rows = len(wanted_W)
+            x_ND, starts_N, ends_N = x_ND[:rows], starts_N[wanted_W], ends_N[wanted_W]
+            seen_NS, stems_N5 = seen_NS[wanted_W % len(seen_NS)], stems_N5[wanted_W % len(stems_N5)]
         _attention_phase(
             counters, phase + 3, wide, normed, heads, kv_heads, layer, stems_N5, layer_keys, layer_values, starts_N,
             strides_2[1], ends_N, seen_NS, scores_GS, sums_2GC, result_RO,

@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from xmodel.inference.cpu_dots import OUTPUTS, ROWS, make_tile
+from xmodel.inference.cpu_dots import OUTPUTS, ROWS, make_put, make_tile
 
 KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 FLOAT32, BFLOAT16, INT8 = 0, 1, 2  # how weights are kept
@@ -33,6 +33,8 @@ _float_1, _float_8 = (make_tile("float32", "float32", rows) for rows in (1, ROWS
 _bfloat_1, _bfloat_8 = (make_tile("bfloat16", "bfloat16", rows) for rows in (1, ROWS))
 _int8_float_1, _int8_float_8 = (make_tile("int8", "float32", rows) for rows in (1, ROWS))
 _int8_bfloat_1, _int8_bfloat_8 = (make_tile("int8", "bfloat16", rows) for rows in (1, ROWS))
+_put, _put_scaled = (make_put(scaled, add=False) for scaled in (False, True))
+_add, _add_scaled = (make_put(scaled, add=True) for scaled in (False, True))
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
@@ -170,20 +172,33 @@ def products(kind, wide, weights, scales, first, last, size, x, row, end, out_NO
     """
     weight_bytes, x_bytes = size * number_bytes(kind), size * (4 if wide else 2)
     scales_O, result = floats_at(scales, last), result_RO.ctypes.data
+    out, stride = out_NO.ctypes.data, out_NO.strides[0]
     for output in range(first, last, OUTPUTS):
         count, r0 = min(OUTPUTS, last - output), row
         while r0 < end:
             together = tile(
                 kind, wide, weights + output * weight_bytes, count, x + r0 * x_bytes, end - r0, size, result
             )
-            for r in range(together):
-                for o in range(count):
-                    value = result_RO[r, o] * scales_O[output + o] if kind == INT8 else result_RO[r, o]
-                    place = column + output - first + o
+            if together == ROWS and count == OUTPUTS:
+                place, scale = out + (r0 - row) * stride + (column + output - first) * 4, scales + output * 4
+                if kind == INT8:
                     if add:
-                        out_NO[r0 - row + r, place] += value
+                        _add_scaled(result, scale, place, stride)
                     else:
-                        out_NO[r0 - row + r, place] = value
+                        _put_scaled(result, scale, place, stride)
+                elif add:
+                    _add(result, scale, place, stride)
+                else:
+                    _put(result, scale, place, stride)
+            else:
+                for r in range(together):
+                    for o in range(count):
+                        value = result_RO[r, o] * scales_O[output + o] if kind == INT8 else result_RO[r, o]
+                        place = column + output - first + o
+                        if add:
+                            out_NO[r0 - row + r, place] += value
+                        else:
+                            out_NO[r0 - row + r, place] = value
             r0 += together
 
 

@@ -115,7 +115,7 @@ class Decoder:
         from xmodel.inference import cpu_products as kernels
 
         self.kernels, self.model, config = kernels, model, model.config
-        self.forward, self.phases = cpu_forward.forward, cpu_forward.PHASES * config.layers + 1
+        self.forward, self.phases = cpu_forward.forward, cpu_forward.PHASES * config.layers + 2
         self.dtype = model.compute_dtype
         self.wide = self.dtype == torch.float32
         self.kind = kernels.INT8 if int8 else kernels.FLOAT32 if self.wide else kernels.BFLOAT16
@@ -155,7 +155,9 @@ class Decoder:
         self.kept.append(weight)
         return place
 
-    def hidden(self, tokens_BT: Tensor, cache: KVCache | Rows | None, layout: Layout | None) -> Tensor | None:
+    def hidden(
+        self, tokens_BT: Tensor, cache: KVCache | Rows | None, layout: Layout | None, wanted_W: Tensor | None = None
+    ) -> Tensor | None:
         """As `Transformer.hidden`, for tokens with a cache; None for what is left to PyTorch."""
         if cache is None or torch.is_grad_enabled() or (places := _places(tokens_BT, cache, layout)) is None:
             return None
@@ -182,16 +184,17 @@ class Decoder:
         qkv_NO = np.empty((rows, hidden + 2 * config.kv_heads * keys.shape[-1]), np.float32)
         normed_ND, out_ND = (torch.empty(rows, hidden, dtype=self.dtype) for _ in range(2))
         gated_NF = torch.empty(rows, config.ffn, dtype=self.dtype)
+        wanted = np.arange(rows) if wanted_W is None else wanted_W.numpy()
         _run(
             self.forward, self.phases, self.kind, self.wide, config.heads, config.kv_heads, config.ffn,
             np.float32(config.norm_eps), self.weights_L7, self.scales_L7, self.norms_L2D, self.qk_norms_LXC,
             self.final_D, self.rotary_2PC, positions_N, columns_N, places.ends_N, places.seen_NS,
             _stems(layout, batch, new, self.dtype), keys.data_ptr(), values.data_ptr(), starts_N,
-            np.array([keys.stride(0), keys.stride(-3)]) * unit, x_ND.numpy(), qkv_NO, normed_ND.data_ptr(),
+            np.array([keys.stride(0), keys.stride(-3)]) * unit, wanted, x_ND.numpy(), qkv_NO, normed_ND.data_ptr(),
             gated_NF.data_ptr(), out_ND.data_ptr(),
         )  # fmt: skip
         cache.advance(new, layout)
-        return out_ND.view(batch, new, hidden)
+        return out_ND.view(batch, new, hidden) if wanted_W is None else out_ND[: len(wanted)]
 
     def head(self, hidden: Tensor) -> Tensor | None:
         """As `Transformer.head`; None for what is left to PyTorch."""

@@ -268,8 +268,9 @@ class Transformer(nn.Module):
         cache: KVCache | Rows | None = None,
         layout: Layout | None = None,
         starts_BT: Tensor | None = None,
+        wanted_W: Tensor | None = None,
     ) -> Tensor:
-        """Final hidden states, normed and ready for the head: [B, T, D] in `compute_dtype`.
+        """Final hidden states, normed and ready for the head: [B, T, D], or [W, D], in `compute_dtype`.
 
         Args:
             tokens_BT: int64 token ids. With a cache they follow the `cache.length` tokens already in it.
@@ -277,6 +278,8 @@ class Transformer(nn.Module):
             layout: where the tokens stand, when that is not one behind the other in every row.
             starts_BT: first position of each token's document (documents.py); attention then stays within documents.
                 Without a cache only.
+            wanted_W: int64, rising: which of the B · T tokens' states are asked for. None: all. Of the others the last
+                layer needs no more than keys and values.
         """
         assert starts_BT is None or (cache is None and layout is None)
         past, new = cache.length if cache is not None else 0, tokens_BT.shape[1]
@@ -286,7 +289,7 @@ class Transformer(nn.Module):
                 raise ValueError(
                     f"{past} + {new} tokens are more than the {limit} that the position table or the cache holds"
                 )
-        if self.decoder is not None and (states := self.decoder.hidden(tokens_BT, cache, layout)) is not None:
+        if self.decoder is not None and (states := self.decoder.hidden(tokens_BT, cache, layout, wanted_W)) is not None:
             return states
         rotary_2TC = self.rotary[:, past : past + new] if layout is None else self.rotary[:, layout.positions_BT]
         x_BTD = F.embedding(tokens_BT, self.model.embed_tokens.weight)
@@ -304,6 +307,8 @@ class Transformer(nn.Module):
                 x_BTD = block(x_BTD, rotary_2TC, Compute(self.compute_dtype), layer, cache, documents, layout)
         if cache is not None:
             cache.advance(new, layout)
+        if wanted_W is not None:
+            x_BTD = x_BTD.flatten(0, 1)[wanted_W]
         return rms_norm(x_BTD, self.model.norm.weight, self.config.norm_eps, self.compute_dtype)
 
     def head(self, hidden: Tensor) -> Tensor:
