@@ -131,9 +131,8 @@ class Batch(Generic[AnyRow]):
             logits_TV = self._replay(ids, places)
             if logits_TV is None:
                 cache, layout = self.cells.step(ids, [place.length for place in places], places)
-                tokens_T1, wanted = (torch.tensor(numbers, device=model.device) for numbers in (ids, lasts))
-                hidden_WD = model.hidden(tokens_T1[:, None], cache, layout, wanted_W=wanted.long())
-                logits = model.head(hidden_WD)
+                tokens_T, wanted_W = (torch.tensor(n, dtype=torch.int64, device=model.device) for n in (ids, lasts))
+                logits = model.head(model.hidden(tokens_T[:, None], cache, layout, wanted_W=wanted_W))
             else:
                 logits = logits_TV[lasts]
         else:
