@@ -35,6 +35,7 @@ from xmodel.inference.cpu_products import (
     halves_at,
     outputs_of_chunk,
     products,
+    put,
     rows_of_block,
     take,
     tile,
@@ -135,6 +136,7 @@ def _mix(wide, values, length, size, groups, weights_GS, first, out_GC):
 def _score(wide, queries, groups, size, keys, length, scores_GS, first, result_RO):
     """Products of G queries with `length` keys, into scores_GS[:, first:]."""
     unit, result, kind = 4 if wide else 2, result_RO.ctypes.data, FLOAT32 if wide else BFLOAT16
+    stride = scores_GS.strides[0]
     for s in range(0, length, OUTPUTS):
         count = min(OUTPUTS, length - s)
         g = 0
@@ -142,9 +144,12 @@ def _score(wide, queries, groups, size, keys, length, scores_GS, first, result_R
             together = tile(
                 kind, wide, keys + s * size * unit, count, queries + g * size * unit, groups - g, size, result
             )
-            for r in range(together):
-                for o in range(count):
-                    scores_GS[g + r, first + s + o] = result_RO[r, o]
+            if together == ROWS and count == OUTPUTS:
+                put(result, 0, scores_GS.ctypes.data + g * stride + (first + s) * 4, stride)
+            else:
+                for r in range(together):
+                    for o in range(count):
+                        scores_GS[g + r, first + s + o] = result_RO[r, o]
             g += together
 
 

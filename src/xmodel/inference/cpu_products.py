@@ -33,7 +33,7 @@ _float_1, _float_8 = (make_tile("float32", "float32", rows) for rows in (1, ROWS
 _bfloat_1, _bfloat_8 = (make_tile("bfloat16", "bfloat16", rows) for rows in (1, ROWS))
 _int8_float_1, _int8_float_8 = (make_tile("int8", "float32", rows) for rows in (1, ROWS))
 _int8_bfloat_1, _int8_bfloat_8 = (make_tile("int8", "bfloat16", rows) for rows in (1, ROWS))
-_put, _put_scaled = (make_put(scaled, add=False) for scaled in (False, True))
+put, _put_scaled = (make_put(scaled, add=False) for scaled in (False, True))
 _add, _add_scaled = (make_put(scaled, add=True) for scaled in (False, True))
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
@@ -189,7 +189,7 @@ def products(kind, wide, weights, scales, first, last, size, x, row, end, out_NO
                 elif add:
                     _add(result, scale, place, stride)
                 else:
-                    _put(result, scale, place, stride)
+                    put(result, scale, place, stride)
             else:
                 for r in range(together):
                     for o in range(count):
