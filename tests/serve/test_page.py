@@ -288,6 +288,7 @@ def test_a_server_with_a_key(open_page: Open, address: str, script: Script) -> N
     script.needs_key = "open sesame"
     page = open_page(address)
     expect(page.get_by_role("alert")).to_contain_text("asks for an API key")
+    expect(page.get_by_label("API key")).to_be_focused()
     page.get_by_label("API key").fill("wrong")
     page.keyboard.press("Enter")
     expect(page.get_by_label("API key")).to_have_value("")

@@ -413,4 +413,5 @@ $('log').onpointerleave = $('log').onscroll = hide_rivals
 $('log').addEventListener('focusin', point)
 $('log').addEventListener('focusout', hide_rivals)
 label()
+$('prompt').focus() // not by autofocus, which would come after the question for a key
 meet()
